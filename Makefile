@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a machine with python3 (3.11 to 3.13), make and the package registries is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: lock demo test test-all check bench setup clean
+
+setup: $(READY)
+
+# uv resolves and unpacks in seconds; constraints.txt pins what was tested.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[demo,dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/delineate demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.hippocampus
+
+clean:
+	rm -rf $(VENV) runs out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+
+# torch and torchvision are the pair that was tested; everything else is the newest that fits them.
+lock:
+	printf 'torch==2.13.0\ntorchvision==0.28.0\n' > .pair.txt
+	{ echo "# Exact versions that were tested together, for python 3.11 to 3.13. Made by: make lock"; echo "uv==0.13.8"; \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+	    --no-emit-index-url --no-emit-find-links -c .pair.txt pyproject.toml; } > constraints.new
+	mv constraints.new constraints.txt; rm .pair.txt

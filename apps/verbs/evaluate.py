@@ -1,0 +1,120 @@
+"""``delineate evaluate``: predictions against references."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from datamodules.classes import Classes
+    from tasks.evaluation import Evaluation
+
+HELP = "measure predictions against references, with a report"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("pred", help="folder of predicted masks, or one file")
+    parser.add_argument("ref", help="folder of reference masks with the same stems, or one file")
+    parser.add_argument("-o", "--output", help="folder for metrics.csv, metrics.json and report.html")
+    parser.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="background,liver,tumor (values 0, 1, 2) or liver=1,tumor=4 (default: predictions.json beside "
+        "the predictions, else every value in the references)",
+    )
+    parser.add_argument(
+        "--images", metavar="DIR", help="folder of the images, for the pictures in the report"
+    )
+    parser.add_argument(
+        "--ignore-value", type=int, metavar="N", help="reference positions of this value are not measured"
+    )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="no table and no progress bar, only what went wrong"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the table, name what could not be measured, and say where the report is."""
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tasks.evaluation import evaluate
+
+    messages = Console(stderr=True)
+    with Progress(console=messages, transient=True, disable=args.quiet or not messages.is_terminal) as bar:
+        done = bar.add_task("evaluate", total=None)
+        evaluation = evaluate(
+            args.pred,
+            args.ref,
+            args.output,
+            classes=None if args.classes is None else parse_classes(args.classes),
+            images=args.images,
+            ignore_value=args.ignore_value,
+            on_case=lambda number, total: bar.update(done, completed=number, total=total),
+        )
+    if not args.quiet and evaluation.pairs:
+        Console().print(table(evaluation))
+    for file, reason in evaluation.problems:
+        text = reason if file in reason else f"{file}: {reason}"
+        messages.print(f"not measured: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if not args.quiet:
+        if evaluation.skipped:
+            print(f"{len(evaluation.skipped)} prediction(s) have no reference and were passed over")
+        if args.output is not None:
+            print(f"report: {Path(args.output) / 'report.html'}")
+    return evaluation.exit_code
+
+
+def table(evaluation: Evaluation) -> Table:
+    """Dice and IoU per class, and their means, to six decimals; ``-`` where no case has a score."""
+    from rich.table import Table
+    from rich.text import Text
+
+    count = len(evaluation.pairs)
+    shown = Table(title=f"{count} case{'' if count == 1 else 's'} measured", title_justify="left")
+    shown.add_column("class", overflow="fold")
+    for heading in ("scored", "empty", "Dice", "SD", "IoU"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in evaluation.summary_rows():
+        numbers = (row.dice.mean, row.dice.std, row.iou.mean)
+        shown.add_row(Text(row.name), str(row.n), str(row.empty), *[_six(n) for n in numbers])
+    shown.add_section()
+    shown.add_row("mean", "", "", _six(evaluation.mean_dice), "", _six(evaluation.mean_iou))
+    return shown
+
+
+def parse_classes(text: str) -> Classes:
+    """``background,liver`` (values 0, 1) or ``liver=1,tumor=4`` (0 is the background unless it is named).
+
+    Raises:
+        DataError: a value is no whole number, or a name or value stands twice.
+    """
+    from datamodules.classes import Classes
+    from datamodules.errors import DataError
+
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    if not any("=" in entry for entry in entries):
+        return Classes(entries)
+    pairs = []
+    for entry in entries:
+        name, _, value = entry.rpartition("=")
+        if not name.strip() or not value.strip().isdecimal():
+            raise DataError(
+                f"--classes: {entry!r} is not name=value; write background,liver,tumor or liver=1,tumor=4"
+            )
+        pairs.append((name.strip(), int(value)))
+    if 0 not in [value for _, value in pairs]:
+        pairs.append(("background", 0))
+    if len(dict(pairs)) < len(pairs):
+        raise DataError(f"--classes: {text!r} has a name twice; every name may stand once")
+    # The first class is the background, and it is 0.
+    return Classes(dict(sorted(pairs, key=lambda pair: pair[1])))
+
+
+def _six(number: float) -> str:
+    return "-" if number != number else f"{number:.6f}"

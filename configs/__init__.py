@@ -1,0 +1,1 @@
+"""Recipes: data, not code to import. ``delineate recipes`` lists them."""

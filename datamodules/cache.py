@@ -1,0 +1,138 @@
+"""Prepared cases on disk: made once, then read through memory maps, so the second epoch costs nothing to
+prepare and the dataset never has to fit in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.atomic import atomic_path
+from datamodules.classes import Classes
+from datamodules.errors import DataError
+from datamodules.geometry import Geometry
+from datamodules.layouts import Case
+from datamodules.open import open_image
+from datamodules.preprocessing import Preprocessing
+
+# Raised when what is stored changes its meaning.
+_FORMAT = 1
+# Positions kept per class: enough to sample patches around, small for any volume.
+_POSITIONS = 4096
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One case as the network sees it.
+
+    Attributes:
+        image: ``(C, *S)`` float32, memory-mapped.
+        mask: ``(*S)`` uint8 class indices with ``IGNORE``, memory-mapped.
+        geometry: the grid of both.
+        positions: class index -> ``(n, ndim)`` positions where the class lies (at most some thousands).
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    geometry: Geometry
+    positions: dict[int, np.ndarray]
+
+
+def default_cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/delineate``, or ``~/.cache/delineate``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "delineate"
+
+
+class CaseCache:
+    """Prepares cases once per content of their files and settings.
+
+    Args:
+        folder: where prepared arrays lie; safe to delete at any time.
+        preprocessing: how images are prepared.
+        classes: declares the values of masks.
+        ignore_value: value of mask files that marks positions not to be used.
+    """
+
+    def __init__(
+        self, folder: Path, preprocessing: Preprocessing, classes: Classes, ignore_value: int | None
+    ) -> None:
+        self.folder = folder
+        self.preprocessing = preprocessing
+        self.classes = classes
+        self.ignore_value = ignore_value
+
+    def get(self, case: Case) -> Prepared:
+        """Return a prepared case, preparing it first where that was not done yet.
+
+        Raises:
+            DataError: a file is damaged, image and mask do not lie on one grid, or mask values are undeclared.
+        """
+        place = self.folder / self._key(case)
+        if not (place.with_suffix(".json")).is_file():
+            self._prepare(case, place)
+        described = json.loads(place.with_suffix(".json").read_text("utf-8"))
+        with np.load(place.with_suffix(".npz")) as stored:
+            positions = {int(name): stored[name] for name in stored.files}
+        return Prepared(
+            image=np.load(place.with_suffix(".image.npy"), mmap_mode="r"),
+            mask=np.load(place.with_suffix(".mask.npy"), mmap_mode="r"),
+            geometry=Geometry(np.array(described["affine"]), tuple(described["shape"]), described["frame"]),
+            positions=positions,
+        )
+
+    def _key(self, case: Case) -> str:
+        """Changes when a file or a setting changes."""
+        files = [*case.images, *([case.mask] if case.mask else [])]
+        stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
+        settings = [_FORMAT, stamps, self.preprocessing.to_json(), self.classes.to_json(), self.ignore_value]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+
+    def _prepare(self, case: Case, place: Path) -> None:
+        image = open_image(case.images)
+        if case.mask is None:
+            raise DataError(f"case {case.key} has no mask, so it cannot be trained on or measured")
+        mask_image = open_image(case.mask)
+        if not mask_image.geometry.agrees_with(image.geometry):
+            raise DataError(
+                f"{case.mask} (shape {mask_image.geometry.shape}, spacing {_short(mask_image.geometry.spacing)}) does "
+                f"not lie on the grid of {image.path} (shape {image.geometry.shape}, spacing "
+                f"{_short(image.geometry.spacing)}); resample the mask onto its image"
+            )
+        values = mask_image.read()
+        if values.shape[0] != 1:
+            raise DataError(f"{case.mask}: has {values.shape[0]} channels; a mask has one, whose values are the classes")
+        index = self.classes.to_index(values[0], case.mask, self.ignore_value)
+        prepared = self.preprocessing.image(image)
+        mask = self.preprocessing.mask(index, image.geometry)
+        grid = self.preprocessing.grid(image.geometry)
+        with atomic_path(place.with_suffix(".image.npy")) as file:
+            np.save(file, prepared)
+        with atomic_path(place.with_suffix(".mask.npy")) as file:
+            np.save(file, mask)
+        with atomic_path(place.with_suffix(".npz")) as file:
+            np.savez(file, **{str(k): v for k, v in class_positions(mask, len(self.classes)).items()})  # type: ignore[arg-type]
+        described = {"affine": grid.affine.tolist(), "shape": grid.shape, "frame": grid.frame}
+        # Written last: its presence says that the other three are there.
+        with atomic_path(place.with_suffix(".json")) as file:
+            file.write_text(json.dumps(described), encoding="utf-8")
+
+
+def class_positions(mask: np.ndarray, classes: int) -> dict[int, np.ndarray]:
+    """Up to some thousand positions of each class that is there, spread evenly: class -> ``(n, ndim)`` int32."""
+    found = {}
+    for index in range(classes):
+        flat = np.flatnonzero(mask == index)
+        if flat.size:
+            flat = flat[:: -(-flat.size // _POSITIONS)]
+            found[index] = np.stack(np.unravel_index(flat, mask.shape), axis=1).astype(np.int32)
+    return found
+
+
+def _short(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{n:g}" for n in numbers)

@@ -1,0 +1,134 @@
+"""NIfTI (.nii, .nii.gz) through nibabel. The array stays as stored; the affine says where it lies."""
+
+from __future__ import annotations
+
+import gzip
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from datamodules.atomic import atomic_path
+from datamodules.errors import DataError
+from datamodules.geometry import RAS_MM, Geometry
+from datamodules.guard import check_size, content_type
+from datamodules.image import Image, Window
+
+SUFFIXES = (".nii", ".nii.gz")
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+)
+
+
+class NiftiImage(Image):
+    """A volume, or several on one grid (a fourth axis becomes channels).
+
+    nibabel does not verify the checksum of a gzip stream, so flipped bits would be read as wrong voxels: the
+    stream is read to its end once, when the image is opened.
+
+    Raises:
+        DataError: damaged or truncated file, an unusable affine, or more than four axes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if content_type(path) == "gzip":
+            _verify_gzip(path)
+        try:
+            file = nib.load(path)
+        except _DAMAGE as error:
+            raise DataError(f"{path}: cannot be read as NIfTI ({_first_line(error)}); is it complete?") from error
+        if not isinstance(file, nib.nifti1.Nifti1Pair):  # CIFTI, or gzip of another format
+            raise DataError(f"{path}: is no NIfTI image ({type(file).__name__}); convert it to .nii.gz")
+        self._file = file
+        shape = file.shape
+        check_size(path, shape)
+        while len(shape) > 4 and shape[-1] == 1:
+            shape = shape[:-1]
+        if not 2 <= len(shape) <= 4:
+            raise DataError(f"{path}: has {len(shape)} axes {shape}; accepted are volumes of 3 axes, or 4 with channels")
+        spatial = (*shape[:3], 1)[:3] if len(shape) < 4 else shape[:3]
+        try:
+            self.geometry = Geometry(file.affine, spatial, RAS_MM)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        if self.geometry.is_sheared:
+            warnings.warn(f"{path}: the axes of its affine are not perpendicular", stacklevel=2)
+        count = shape[3] if len(shape) == 4 else 1
+        self.channels = tuple(f"channel {i}" for i in range(count)) if count > 1 else ("image",)
+        header = file.header
+        stored = header.get_data_dtype()
+        if stored.kind not in "uif":
+            raise DataError(f"{path}: holds values of type {stored}; accepted are whole and real numbers")
+        # nibabel takes slope and intercept out of the header and keeps them with the data.
+        data: Any = file.dataobj
+        scaled = (data.slope, data.inter) != (1, 0)
+        self.dtype = np.dtype(np.float32) if scaled or stored.kind == "f" else stored.newbyteorder("=")
+        self.nodata = None
+        self.meta = {"header": header.copy()}
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """``(C, *window)`` in array order, with the header's slope and intercept applied."""
+        window = self.checked(window)
+        try:
+            # A file of two axes has no third one to index.
+            block = np.asarray(self._file.dataobj[window[: len(self._file.shape)]])
+        except _DAMAGE as error:
+            raise DataError(f"{self.path}: data cannot be read ({_first_line(error)}); is it complete?") from error
+        block = block.reshape(*(w.stop - w.start for w in window), len(self.channels))
+        return np.ascontiguousarray(np.moveaxis(block, -1, 0), dtype=self.dtype)
+
+
+def save_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
+    """Write a label map ``(*S)`` on the grid of ``like``: same affine, and its qform, sform and codes kept."""
+    if mask.ndim != 3:
+        raise DataError(f"{path}: a volume cannot hold a mask of shape {mask.shape}; write .png or .tif instead")
+    source = like.meta.get("header")
+    dtype = np.uint8 if mask.max(initial=0) <= 255 else np.uint16
+    data = mask.astype(dtype)
+    affine = like.geometry.affine
+    if isinstance(source, nib.Nifti1Header):
+        header = source.copy()
+        header.set_data_dtype(dtype)
+        header.set_slope_inter(1, 0)
+        header.set_intent("none")
+        header["cal_min"] = header["cal_max"] = 0
+        # Free text and extensions can hold anything, a patient's name too: they do not travel.
+        for field in ("descrip", "aux_file", "db_name", "data_type", "unused_str"):
+            if field in header:  # NIfTI-1 and NIfTI-2 differ in some of them
+                header[field] = b""
+        header.extensions.clear()
+        cls = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        # affine=None: the header's own qform and sform are written back to the bit.
+        image = cls(data, None, header)
+        image.header.set_data_shape(data.shape)
+        if not np.allclose(image.header.get_best_affine(), affine):
+            image = cls(data, affine, header)
+    else:
+        image = nib.Nifti1Image(data, affine)
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _verify_gzip(path: Path) -> None:
+    try:
+        with gzip.open(path, "rb") as stream:
+            while stream.read(1 << 22):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: the compressed file is damaged or cut off ({_first_line(error)}); copy it again from its source"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,83 @@
+"""What may be opened: local regular files, known by their content, of a size that was checked first."""
+
+from __future__ import annotations
+
+import math
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from datamodules.errors import DataError
+
+# Elements (voxels or pixels times channels) of one image read as a whole: 2 GiB as float32.
+MAX_ELEMENTS = 2**29
+
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),
+    (b"MM\0+", "tiff"),
+    (b"\x1f\x8b", "gzip"),
+)
+
+
+def local_file(path: str | Path) -> Path:
+    """Return ``path`` if it is a local regular file that is not empty.
+
+    Raises:
+        DataError: it is a web or virtual address, is missing, is no regular file, or is empty.
+    """
+    text = str(path)
+    if "://" in text or text.startswith("/vsi"):
+        raise DataError(f"{text}: only local files are read; download it and give its path")
+    file = Path(path)
+    try:
+        state = file.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{text}: no such file") from error
+    except (OSError, ValueError) as error:  # not permitted, too long a name, a zero byte in it
+        raise DataError(f"{text}: cannot be opened ({error})") from error
+    if not stat.S_ISREG(state.st_mode):
+        raise DataError(f"{text}: not a regular file")
+    if state.st_size == 0:
+        raise DataError(f"{text}: the file is empty (0 bytes); copy it again from its source")
+    return file
+
+
+def content_type(path: Path) -> str:
+    """Name the format by the first bytes: png, jpeg, tiff, gzip, nifti, dicom or unknown.
+
+    Raises:
+        DataError: the file may not be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(352)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error})") from error
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if head[344:347] in (b"n+1", b"ni1") or head[4:7] == b"n+2":
+        return "nifti"
+    if head[128:132] == b"DICM":
+        return "dicom"
+    return "unknown"
+
+
+def check_size(path: Path, shape: Sequence[int], limit: int | None = None) -> None:
+    """Refuse an image whose declared size could not be held, before anything of it is read.
+
+    Raises:
+        DataError: a length is not positive, or the product is over ``limit`` (:data:`MAX_ELEMENTS`).
+    """
+    limit = MAX_ELEMENTS if limit is None else limit
+    if any(n <= 0 for n in shape):
+        raise DataError(f"{path}: the header declares the shape {tuple(shape)}; every length must be positive")
+    if math.prod(int(n) for n in shape) > limit:
+        raise DataError(
+            f"{path}: the header declares {' x '.join(map(str, shape))} elements, more than the limit of "
+            f"{limit:,}; if the file is genuine, cut it into parts"
+        )

@@ -1,0 +1,99 @@
+"""One contract for every image: read any window of it, and know where it lies."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.errors import DataError
+from datamodules.geometry import Geometry
+
+Window = tuple[slice, ...]
+
+
+class Image(ABC):
+    """An image on disk, described but not read.
+
+    Attributes:
+        path: the file (the first one, where the image is several files).
+        geometry: where its array lies; ``geometry.shape`` are its spatial axes, as stored, never transposed.
+        channels: a name per channel.
+        dtype: what :meth:`read` returns.
+        nodata: the value that means "nothing here", or None.
+        meta: what its own format needs to write a mask back (plain values, nothing about a patient).
+    """
+
+    path: Path
+    geometry: Geometry
+    channels: tuple[str, ...]
+    dtype: np.dtype[Any]
+    nodata: float | None
+    meta: dict[str, Any]
+
+    @abstractmethod
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """Return ``(C, *S)``, or ``(C, *window)`` touching only that window on disk.
+
+        Args:
+            window: one slice per spatial axis, step 1, within the image; everything when not given.
+
+        Raises:
+            DataError: the file is damaged, or the window is not inside the image.
+        """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(C, *S)``."""
+        return (len(self.channels), *self.geometry.shape)
+
+    def checked(self, window: Window | None) -> Window:
+        """Fill in and check a window.
+
+        Raises:
+            DataError: wrong number of axes, a step, or out of bounds.
+        """
+        size = self.geometry.shape
+        if window is None:
+            return tuple(slice(0, n) for n in size)
+        if len(window) != len(size):
+            raise DataError(f"{self.path}: the window has {len(window)} axes, the image {len(size)}")
+        for axis, (part, n) in enumerate(zip(window, size, strict=True)):
+            start, stop = part.start or 0, n if part.stop is None else part.stop
+            if part.step not in (None, 1) or not 0 <= start < stop <= n:
+                raise DataError(f"{self.path}: window {part} is not inside axis {axis} of length {n}")
+        return tuple(slice(p.start or 0, n if p.stop is None else p.stop) for p, n in zip(window, size, strict=True))
+
+
+class Stack(Image):
+    """Several single-channel files on one grid, read as one image: a file per sequence or per band."""
+
+    def __init__(self, images: Sequence[Image], channels: Sequence[str] | None = None) -> None:
+        first = images[0]
+        for other in images[1:]:
+            if not other.geometry.agrees_with(first.geometry):
+                raise DataError(
+                    f"{other.path} (shape {other.geometry.shape}, spacing {_short(other.geometry.spacing)}) is not on "
+                    f"the grid of {first.path} (shape {first.geometry.shape}, spacing "
+                    f"{_short(first.geometry.spacing)}); resample them onto one grid first"
+                )
+        self.images = tuple(images)
+        self.path = first.path
+        self.geometry = first.geometry
+        names = tuple(channels) if channels else tuple(c for image in images for c in image.channels)
+        # Names that several files share name nothing.
+        self.channels = names if len(set(names)) == len(names) else tuple(f"channel {i}" for i in range(len(names)))
+        self.dtype = np.result_type(*[image.dtype for image in images])
+        self.nodata = first.nodata
+        self.meta = first.meta
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """``(sum of channels, *window)``."""
+        return np.concatenate([image.read(window) for image in self.images]).astype(self.dtype, copy=False)
+
+
+def _short(numbers: Sequence[float]) -> str:
+    return " x ".join(f"{n:g}" for n in numbers)

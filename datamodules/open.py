@@ -1,0 +1,101 @@
+"""``open_image`` and ``save_mask``: the two doors to every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.classes import Classes
+from datamodules.errors import DataError
+from datamodules.formats import nifti, picture
+from datamodules.guard import content_type, local_file
+from datamodules.image import Image, Stack
+
+SUFFIXES = (*nifti.SUFFIXES, *picture.SUFFIXES)
+
+# Content, not the name, chooses the reader.
+_READERS: dict[str, Callable[[Path], Image]] = {
+    "nifti": nifti.NiftiImage,
+    "gzip": nifti.NiftiImage,
+    "png": picture.PillowImage,
+    "jpeg": picture.PillowImage,
+    "tiff": picture.TiffImage,
+}
+
+
+def suffix_of(path: str | Path) -> str:
+    """The suffix that names the format, lower case: ``.nii.gz`` is one suffix; empty where none is known."""
+    name = Path(path).name.lower()
+    return max((s for s in SUFFIXES if name.endswith(s)), key=len, default="")
+
+
+def stem_of(path: str | Path) -> str:
+    """The file's name without the suffix that :func:`suffix_of` returns."""
+    name = Path(path).name
+    return name[: len(name) - len(suffix_of(name))] if suffix_of(name) else name
+
+
+def open_image(path: str | Path | Sequence[str | Path], channels: Sequence[str] | None = None) -> Image:
+    """Open an image without reading it.
+
+    Args:
+        path: a file, or several on one grid that are channels of one image.
+        channels: names to give the channels, where the format has none.
+
+    Returns:
+        An :class:`Image`: geometry, channels, dtype, and ``read(window)``.
+
+    Raises:
+        DataError: not a local file, empty, damaged, of an unknown format, or channels that do not fit.
+    """
+    if not isinstance(path, str | Path):
+        if not path:
+            raise DataError("no file is given; an image wants one at least")
+        image: Image = Stack([open_image(p) for p in path]) if len(path) > 1 else open_image(path[0])
+    else:
+        file = local_file(path)
+        kind = content_type(file)
+        if kind not in _READERS:
+            raise DataError(
+                f"{path}: its content is not an image that can be read (it looks like: {kind}); "
+                f"accepted are {', '.join(SUFFIXES)}"
+            )
+        image = _READERS[kind](file)
+    if channels is not None:
+        if len(channels) != len(image.channels):
+            raise DataError(
+                f"{image.path}: has {len(image.channels)} channel(s) ({', '.join(image.channels)}); "
+                f"{len(channels)} wanted ({', '.join(channels)})"
+            )
+        image.channels = tuple(channels)
+    return image
+
+
+def save_mask(path: str | Path, mask: np.ndarray, like: Image, classes: Classes | None = None) -> None:
+    """Write a mask in the geometry of ``like``; the suffix chooses the format. Whole or not at all.
+
+    Args:
+        path: where to; ``.nii``, ``.nii.gz``, ``.png``, ``.tif`` or ``.tiff`` (never JPEG: it changes labels).
+        mask: ``(*S)`` whole numbers from 0 to 65535, on the grid of ``like``.
+        like: the image that was segmented.
+        classes: gives pictures their palette.
+
+    Raises:
+        DataError: shape or values do not fit, or the format cannot hold a mask.
+    """
+    file = Path(path)
+    mask = np.asarray(mask)
+    if mask.shape != like.geometry.shape:
+        raise DataError(f"{file}: the mask has shape {mask.shape}, its image {like.geometry.shape}")
+    if mask.dtype.kind not in "uib" or (mask.size and (mask.min() < 0 or mask.max() > 65535)):
+        raise DataError(f"{file}: mask values must be whole numbers from 0 to 65535, got {mask.dtype}")
+    suffix = suffix_of(file)
+    if suffix in nifti.SUFFIXES:
+        nifti.save_nifti(file, mask, like)
+    elif suffix in (".png", ".tif", ".tiff"):
+        picture.save_picture(file, mask, like, classes)
+    else:
+        raise DataError(f"{file}: masks are written as .nii.gz, .nii, .png or .tif, not as {file.suffix or 'nothing'}")
+    open_image(file)  # a file that cannot be opened again is no output

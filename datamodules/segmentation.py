@@ -1,0 +1,167 @@
+"""The datamodule: a folder becomes loaders. MRI, pictures and maps differ in its settings only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.augmentation import Augmentation, Augmenter
+from datamodules.cache import CaseCache, default_cache_folder
+from datamodules.classes import Classes
+from datamodules.datasets import EpochSampler, RandomPatches, WholeCases
+from datamodules.errors import DataError
+from datamodules.layouts import Case, Layout, read_layout
+from datamodules.patch import Patch
+from datamodules.preprocessing import Preprocessing
+from datamodules.sample import Batch, Sample
+from datamodules.splits import Splits, make_splits, read_splits
+
+
+class SegmentationData(lightning.LightningDataModule):
+    """Images with masks from a folder.
+
+    Classes and channels are stated here, once; the network's numbers of channels and classes follow.
+
+    Args:
+        root: the dataset's folder; see :mod:`datamodules.layouts` for what is recognised.
+        classes: names (values 0, 1, 2 ...) or name: value. Not needed where ``dataset.json`` says them.
+        channels: names of the image's channels. Not needed where ``dataset.json`` says them.
+        patch: what the network sees, a length per image axis; an axis of length 1 is dropped, so
+            ``[96, 96, 1]`` on volumes means 2D slices.
+        context: neighbouring slices on each side that become channels (2.5D).
+        orientation: axis codes that volumes are turned to; None leaves the axes as stored.
+        spacing: target spacing per axis; None keeps each image's own.
+        normalization: zscore, zscore_nonzero, percentile, range or none.
+        splits: file with the splits; ``splits.json`` in ``root`` is taken where it is.
+        fractions: shares of val and test where no splits file is.
+        group_pattern: regular expression on the case's name; cases of one group stay in one split.
+        ignore_value: value of mask files that is neither loss nor metric.
+        batch_size: patches per step.
+        patches_per_epoch: how many patches are one epoch; as many as training cases when not given.
+        foreground: share of patches centred on foreground, each class equally often.
+        augmentation: random changes of training patches.
+        seed: order, positions, changes and random splits come from it.
+        num_workers: loader processes; 0 loads in the training process.
+        cache_dir: where prepared cases are kept; the user's cache folder when not given.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        classes: list[str] | dict[str, int] | None = None,
+        channels: list[str] | None = None,
+        patch: list[int] | None = None,
+        context: int = 0,
+        orientation: str | None = None,
+        spacing: list[float] | None = None,
+        normalization: str = "zscore",
+        splits: str | None = None,
+        fractions: tuple[float, float] = (0.15, 0.15),
+        group_pattern: str | None = None,
+        ignore_value: int | None = None,
+        batch_size: int = 4,
+        patches_per_epoch: int | None = None,
+        foreground: float = 0.5,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.layout: Layout = read_layout(root, group_pattern)
+        declared = classes or self.layout.classes
+        if not declared:
+            raise DataError(f"{root}: has no dataset.json with labels; state the classes in data.classes")
+        self.classes = Classes(declared)
+        names = channels or self.layout.channels or ("image",)
+        self.preprocessing = Preprocessing(
+            tuple(names), orientation, None if spacing is None else tuple(spacing), normalization
+        )
+        self.patch = Patch(tuple(patch or (256, 256)), context)
+        self.in_channels = self.patch.channels(len(names))
+        self.num_classes = len(self.classes)
+        self.ndim = self.patch.ndim
+        self.splits_file = splits
+        self.fractions = fractions
+        self.ignore_value = ignore_value
+        self.batch_size = batch_size
+        self.patches_per_epoch = patches_per_epoch
+        self.foreground = foreground
+        self.augmentation = augmentation
+        self.seed = seed
+        self.num_workers = num_workers
+        self.cache_dir = cache_dir
+        self._splits: Splits | None = None
+
+    @property
+    def splits(self) -> Splits:
+        """Names of the cases in train, val and test."""
+        if self._splits is None:
+            named = Path(self.splits_file) if self.splits_file else self.layout.root / "splits.json"
+            if self.splits_file and not named.is_file():
+                raise DataError(f"data.splits: {named} is not a file")
+            labelled = [case for case in self.layout.cases if case.mask is not None]
+            if named.is_file():
+                self._splits = read_splits(self.layout, named)
+            else:
+                self._splits = make_splits(labelled, self.fractions, self.seed)
+        return self._splits
+
+    def cases(self, split: str) -> list[Case]:
+        """The cases of one split."""
+        by_key = {case.key: case for case in self.layout.cases}
+        return [by_key[key] for key in self.splits[split]]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the model file says about the data it was trained on: counts and a hash of the training keys."""
+        keys = json.dumps(sorted(self.splits["train"])).encode()
+        return {
+            "name": self.layout.root.resolve().name,
+            "layout": self.layout.kind,
+            "cases": {name: len(keys) for name, keys in self.splits.items()},
+            "train_keys_sha256": hashlib.sha256(keys).hexdigest(),
+        }
+
+    def _cache(self) -> CaseCache:
+        folder = Path(self.cache_dir) if self.cache_dir else default_cache_folder()
+        return CaseCache(folder, self.preprocessing, self.classes, self.ignore_value)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Random patches."""
+        cases = self.cases("train")
+        if not cases:
+            raise DataError(f"{self.layout.root}: no case in the train split; mend splits.json or data.fractions")
+        network_size = [self.patch.size[axis] for axis in self.patch.axes]
+        augmenter = None if self.augmentation is None else Augmenter(self.augmentation, network_size)
+        dataset = RandomPatches(self._cache(), cases, self.patch, self.foreground, augmenter, self.seed)
+        length = self.patches_per_epoch or len(cases)
+        return self._loader(dataset, min(self.batch_size, length), EpochSampler(length), drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Whole cases of the val split."""
+        return self._whole("val")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Whole cases of the test split."""
+        return self._whole("test")
+
+    def _whole(self, split: str) -> DataLoader[Sample]:
+        return self._loader(WholeCases(self._cache(), self.cases(split)), batch_size=1)
+
+    def _loader(self, dataset: Any, batch_size: int, sampler: Any = None, drop_last: bool = False) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=Batch.of,
+        )

@@ -1,0 +1,48 @@
+"""What all attention blocks share: the check of the number of axes, and a place to read the map from."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+class AttentionMap(nn.Identity):
+    """Marks the tensor of attention weights inside a block, so that it can be read with a forward hook.
+
+    It is an identity: nothing is computed or kept when nobody asks.
+    """
+
+
+class AttentionBlock(nn.Module):
+    """Base of the blocks in :data:`models.attention.ATTENTION`.
+
+    Args:
+        channels: C of the maps that go in and come out.
+        ndim: number of spatial axes.
+
+    Raises:
+        ValueError: the block does not exist for ``ndim`` axes.
+    """
+
+    ndims: ClassVar[frozenset[int]] = frozenset({2, 3})
+
+    def __init__(self, channels: int, ndim: int = 2) -> None:
+        super().__init__()
+        if ndim not in self.ndims:
+            accepted = " or ".join(f"{n}D" for n in sorted(self.ndims))
+            raise ValueError(f"{type(self).__name__} exists in {accepted} only; it was asked for {ndim}D")
+        if channels < 1:
+            raise ValueError(f"{type(self).__name__} wants at least one channel, got {channels}")
+        self.channels = channels
+        self.ndim = ndim
+
+
+def global_mean(x: Tensor) -> Tensor:
+    """Mean over all spatial axes: ``(B, C, *S) -> (B, C)``."""
+    return x.mean(dim=tuple(range(2, x.ndim)))
+
+
+def over_space(weights: Tensor, x: Tensor) -> Tensor:
+    """Shape ``(B, C)`` weights so that they multiply the map ``x``: ``(B, C, 1, ...)``."""
+    return weights.reshape(*weights.shape, *(1,) * (x.ndim - 2))

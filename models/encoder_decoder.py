@@ -1,0 +1,78 @@
+"""Encoder x decoder x attention x fusion: the U-Net family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from models.attention.placement import place_attention
+from models.decoders import DECODERS
+from models.encoders import ENCODERS
+from models.interfaces import Output, Prompts, Segmenter
+from models.layers import conv, resize
+from models.parts import Part, make_part, split_part
+
+
+class EncoderDecoder(Segmenter):
+    """Any encoder, any decoder, any fusion, attention anywhere, all named by configuration.
+
+    Args:
+        in_channels: channels of the image.
+        num_classes: K, logits per position.
+        ndim: number of spatial axes.
+        encoder: plain, residual, timm, or a mapping with its name and options.
+        decoder: unet, or a mapping with its name and options.
+        fusion: concat, add, attention_gate, or a mapping with its name and options.
+        attention: none, a block's name, a mapping with ``name``, ``at``, ``levels`` and the block's options,
+            or a list of such mappings; see :mod:`models.attention.placement`.
+        deep_supervision: in training, also return logits of every coarser decoder map.
+
+    Raises:
+        ValueError: a part or option that is not known, or that does not exist for ``ndim`` axes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        ndim: int = 2,
+        encoder: Part = "plain",
+        decoder: Part = "unet",
+        fusion: Part = "concat",
+        attention: Part | list[Part] | None = None,
+        deep_supervision: bool = False,
+    ) -> None:
+        super().__init__()
+        if ndim not in self.ndims:
+            raise ValueError(f"ndim is {ndim}; {type(self).__name__} exists in 2D and 3D")
+        self.ndim = ndim
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.encoder = make_part(ENCODERS, encoder, "encoder", in_channels, ndim=ndim)
+        decoder_name, decoder_options = split_part(decoder, "decoder")
+        _, encoder_options = split_part(encoder, "encoder")
+        # The decoder speaks the encoder's norm and activation unless told otherwise: stated once.
+        inherited = {k: v for k, v in encoder_options.items() if k in ("norm", "activation")}
+        self.decoder = make_part(
+            DECODERS,
+            {"name": decoder_name, **inherited, **decoder_options},
+            "decoder",
+            self.encoder,
+            fusion=fusion,
+        )
+        place_attention(attention, self.encoder, self.decoder)
+        channels = self.decoder.out_channels if deep_supervision else self.decoder.out_channels[:1]
+        self.heads = nn.ModuleList(conv(ndim, c, num_classes, kernel=1) for c in channels)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """``(B, in_channels, *S)`` -> the encoder's maps, fine to coarse."""
+        return self.encoder(image)
+
+    def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
+        """Maps -> logits at ``size``; in training also the deep supervision's logits at their own grids."""
+        maps = self.decoder(features, size, prompts)
+        logits = resize(self.heads[0](maps[0]), size)
+        if not self.training:
+            return Output(logits)
+        return Output(logits, aux=[head(m) for head, m in zip(self.heads[1:], maps[1:], strict=False)])

@@ -1,0 +1,208 @@
+"""The contracts of every network. Read this page first.
+
+Shapes are written ``(B, C, *S)``: batch, channels, then two or three spatial axes. Two and three
+dimensions are the same code: ``ndim`` appears only where a layer is made, and reductions run over
+``dim=tuple(range(2, x.ndim))``.
+
+    image --Encoder--> maps, fine to coarse --Decoder--> maps, fine to coarse --head--> Output
+
+Everything that computes a segmentation, whatever its paper, is a :class:`Segmenter` and returns an
+:class:`Output`; training, prediction, export and viewer know nothing else about it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from models.presets import read_preset
+
+
+class AttentionFactory(Protocol):
+    """Makes a block that re-weights a map: ``(B, C, *S) -> (B, C, *S)``. A block class is its own factory."""
+
+    def __call__(self, channels: int, ndim: int = 2) -> nn.Module:
+        """Return the block for maps with ``channels`` channels and ``ndim`` spatial axes."""
+        ...
+
+
+class Fusion(nn.Module, ABC):
+    """Joins a decoder map with the skip of the same size. Subclasses are constructed with
+    ``(x_channels, skip_channels, ndim)`` and state the channel count of what they return.
+    """
+
+    out_channels: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """``(B, x_channels, *S), (B, skip_channels, *S) -> (B, out_channels, *S)``."""
+
+
+class FusionFactory(Protocol):
+    """Makes a :class:`Fusion`. A fusion class is its own factory."""
+
+    def __call__(self, x_channels: int, skip_channels: int, ndim: int = 2) -> Fusion:
+        """Return the fusion for the given channel counts."""
+        ...
+
+
+class Encoder(nn.Module, ABC):
+    """Turns an image into maps, fine to coarse.
+
+    Attributes:
+        ndim: number of spatial axes, 2 or 3.
+        in_channels: channels of the image.
+        out_channels: channels of each level's map.
+        strides: size of the image divided by the size of the map, per level and per axis.
+    """
+
+    ndim: int
+    in_channels: int
+    out_channels: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """``(B, in_channels, *S) -> [(B, out_channels[i], *ceil(S / strides[i])) for each level i]``."""
+
+    @abstractmethod
+    def append(self, level: int, block: nn.Module) -> None:
+        """Put ``block`` behind level ``level``, so that the skip and all coarser levels see its output."""
+
+
+class Decoder(nn.Module, ABC):
+    """Turns an encoder's maps into maps at the same or finer grids. Constructed with the encoder it serves.
+
+    Attributes:
+        out_channels: channels of each returned map, finest first.
+    """
+
+    out_channels: tuple[int, ...]
+
+    @abstractmethod
+    def forward(
+        self, features: Sequence[Tensor], size: Sequence[int], prompts: Prompts | None = None
+    ) -> list[Tensor]:
+        """Maps of an encoder for an image of ``size`` ``-> [(B, out_channels[i], *S_i)]``, finest first."""
+
+    @abstractmethod
+    def append(self, level: int, block: nn.Module) -> None:
+        """Put ``block`` behind the decoder stage that returns map ``level``."""
+
+    @abstractmethod
+    def append_to_skip(self, level: int, block: nn.Module) -> None:
+        """Put ``block`` on the skip of encoder level ``level``, before it is fused."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a person or an example says about the image. All fields are optional.
+
+    Attributes:
+        points: ``(B, P, ndim)`` array-index coordinates.
+        labels: ``(B, P)``, 1 for inside and 0 for outside.
+        boxes: ``(B, Q, 2 * ndim)``, lower then upper corner, array-index coordinates.
+        mask: ``(B, 1, *S)`` logits of an earlier round.
+        support: image ``(B, M, C, *S)`` and mask ``(B, M, *S)`` examples: few-shot is prompting by example.
+    """
+
+    points: Tensor | None = None
+    labels: Tensor | None = None
+    boxes: Tensor | None = None
+    mask: Tensor | None = None
+    support: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass
+class Output:
+    """What every segmenter returns.
+
+    Attributes:
+        logits: ``(B, K, *S)``, always at the size of the image.
+        aux: further logits at their own grids, finest first; filled in training only (deep supervision).
+        quality: ``(B, K)`` predicted quality of each mask, where the model has such a head.
+        attention: name of a block ``->`` its map at image size, ``(B, 1 or C, *S)``; filled on request only.
+    """
+
+    logits: Tensor
+    aux: list[Tensor] = field(default_factory=list)
+    quality: Tensor | None = None
+    attention: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _recording(init: Callable[..., None]) -> Callable[..., None]:
+    """Wrap an ``__init__`` so that the outermost call leaves its arguments in ``self.arguments``."""
+
+    @functools.wraps(init)
+    def wrapped(self: Segmenter, *args: Any, **kwargs: Any) -> None:
+        if "arguments" not in self.__dict__:
+            bound = inspect.signature(init).bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            recorded = dict(bound.arguments)
+            recorded.pop("self")
+            # Before nn.Module.__init__ has run only plain attributes can be set.
+            # A copy, so that a configuration edited later does not change what this model says of itself.
+            object.__setattr__(self, "arguments", copy.deepcopy(recorded))
+        init(self, *args, **kwargs)
+
+    return wrapped
+
+
+class Segmenter(nn.Module, ABC):
+    """Every model is one of these.
+
+    The arguments of the constructor are plain data (numbers, strings, lists, dicts), so that
+    ``type(model)(**model.arguments)`` makes the same architecture again: all that a model file needs to say.
+
+    Attributes:
+        ndim: spatial axes of its images.
+        in_channels: channels of its images.
+        num_classes: K, the number of logits per position.
+        arguments: what the constructor was called with.
+        ndims: numbers of spatial axes this class can be built for.
+    """
+
+    ndims: ClassVar[frozenset[int]] = frozenset({2, 3})
+    ndim: int
+    in_channels: int
+    num_classes: int
+    arguments: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Segmenter:
+        """Build a named configuration (``tiny``, ``paper``); ``overrides`` win over its numbers."""
+        return cls(**(read_preset(cls.__name__, name) | overrides))
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """``(B, in_channels, *S)`` -> features. Done once per image, however many times it is decoded."""
+
+    @abstractmethod
+    def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
+        """Features of an image of ``size`` (and prompts) -> :class:`Output` at that size."""
+
+    def forward(self, image: Tensor, prompts: Prompts | None = None) -> Output:
+        """``decode(encode(image))``.
+
+        Raises:
+            ValueError: the image's axes or channels are not the model's.
+        """
+        if image.ndim != self.ndim + 2 or image.shape[1] != self.in_channels:
+            axes = ", ".join("DHW"[-self.ndim :])
+            raise ValueError(
+                f"image has shape {tuple(image.shape)}; {type(self).__name__} wants (batch, "
+                f"{self.in_channels}, {axes}): {self.in_channels} channel(s) and {self.ndim} spatial axes"
+            )
+        return self.decode(self.encode(image), image.shape[2:], prompts)

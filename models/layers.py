@@ -1,0 +1,105 @@
+"""The only place where the number of spatial axes picks a layer class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+_CONV: dict[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_LINEAR_MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+NORMS = ("instance", "batch", "group", "none")
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+def per_axis(value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """One number per axis: ``2 -> (2, 2)``; a sequence is checked for its length."""
+    if isinstance(value, int):
+        return (value,) * ndim
+    if len(value) != ndim:
+        raise ValueError(f"{list(value)} has {len(value)} number(s); {ndim} spatial axes want {ndim}")
+    return tuple(value)
+
+
+def conv(
+    ndim: int,
+    in_channels: int,
+    out_channels: int,
+    kernel: int | Sequence[int] = 3,
+    stride: int | Sequence[int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+) -> Conv:
+    """A convolution with odd kernel and 'same' padding: size ``S -> ceil(S / stride)``."""
+    kernel = per_axis(kernel, ndim)
+    if any(k % 2 == 0 for k in kernel):
+        raise ValueError(f"kernel {list(kernel)} has an even number; sizes are only kept by odd kernels")
+    padding = tuple(k // 2 for k in kernel)
+    return _CONV[ndim](
+        in_channels, out_channels, kernel, per_axis(stride, ndim), padding, groups=groups, bias=bias
+    )
+
+
+def transposed_conv(ndim: int, in_channels: int, out_channels: int, stride: Sequence[int]) -> nn.Module:
+    """A transposed convolution with kernel = stride: size ``S -> S * stride``, without overlap."""
+    return _TRANSPOSED[ndim](in_channels, out_channels, tuple(stride), tuple(stride))
+
+
+def norm(name: str, ndim: int, channels: int) -> nn.Module:
+    """``instance`` | ``batch`` | ``group`` (of 8 channels where that divides) | ``none``; all affine."""
+    if name == "instance":
+        return _INSTANCE_NORM[ndim](channels, affine=True)
+    if name == "batch":
+        return _BATCH_NORM[ndim](channels)
+    if name == "group":
+        return nn.GroupNorm(max(1, channels // 8) if channels % 8 == 0 else 1, channels)
+    if name == "none":
+        return nn.Identity()
+    raise ValueError(f"norm {name!r} is not known; choose from {', '.join(NORMS)}")
+
+
+def activation(name: str) -> nn.Module:
+    """``relu`` | ``leaky_relu`` (slope 0.01) | ``gelu`` | ``silu``."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is not known; choose from {', '.join(ACTIVATIONS)}")
+    cls = ACTIVATIONS[name]
+    return cls() if name in ("gelu",) else cls(inplace=True)
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Linear interpolation of ``(B, C, *S)`` to ``size``; the input itself where it already has it."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode=_LINEAR_MODE[x.ndim - 2], align_corners=False)
+
+
+def crop(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Drop what lies beyond ``size`` at the end of each axis of ``(B, C, *S)``."""
+    return x[(slice(None), slice(None), *(slice(0, n) for n in size))]
+
+
+class ConvBlock(nn.Sequential):
+    """convolution, normalisation, activation."""
+
+    def __init__(
+        self,
+        ndim: int,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        norm_name: str = "instance",
+        activation_name: str = "leaky_relu",
+    ) -> None:
+        super().__init__(
+            conv(ndim, in_channels, out_channels, kernel, stride, bias=norm_name == "none"),
+            norm(norm_name, ndim, out_channels),
+            activation(activation_name),
+        )

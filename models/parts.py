@@ -1,0 +1,56 @@
+"""How configuration names a part: ``eca`` or ``{name: psa, layout: sequential}``.
+
+A part is looked up in an explicit table, its options are checked against the constructor's signature, and
+what is wrong is said together with what is accepted. Nothing here imports by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+Value = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
+# Spelled out for configuration parsers, which want a closed type: no class is ever made from such a value.
+Part = str | dict[str, bool | int | float | str | list[int | list[int]] | list[str] | None]
+
+
+def split_part(part: Part | Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
+    """``"eca" -> ("eca", {})``; ``{"name": "psa", "layout": "p"} -> ("psa", {"layout": "p"})``."""
+    if isinstance(part, str):
+        return part, {}
+    options = dict(part)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"{kind}: {dict(part)} has no name; write e.g. {{name: ..., option: ...}}")
+    return name, options
+
+
+def make_part(
+    table: Mapping[str, Any], part: Part | Mapping[str, Any], kind: str, *args: Any, **runtime: Any
+) -> Any:
+    """Construct the part named by ``part`` from ``table``.
+
+    Args:
+        table: name -> class.
+        part: a name, or a mapping with ``name`` and the options of that class.
+        kind: what the part is, for messages ("encoder", "attention" ...).
+        args: positional arguments that only the caller knows (channel counts ...).
+        runtime: keyword arguments that only the caller knows; configuration cannot set them.
+
+    Raises:
+        ValueError: unknown name or option; the message lists what is accepted.
+    """
+    name, options = split_part(part, kind)
+    if name not in table:
+        raise ValueError(f"{kind} {name!r} is not known; choose from: {', '.join(sorted(table))}")
+    cls = table[name]
+    parameters = list(inspect.signature(cls).parameters.values())
+    accepted = [p.name for p in parameters[len(args) :] if p.name not in runtime]
+    unknown = [option for option in options if option not in accepted]
+    if unknown:
+        raise ValueError(
+            f"{kind} {name!r} has no option {', '.join(map(repr, unknown))}; "
+            f"it accepts: {', '.join(accepted) or 'none'}"
+        )
+    return cls(*args, **runtime, **options)

@@ -1,0 +1,95 @@
+"""What happens around training: the model file is written, and good weights survive a bad end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from datamodules.atomic import write_text
+from datamodules.segmentation import SegmentationData
+from tasks.model_file import Description, save_model
+from tasks.segmentation import SegmentationTask
+
+MODEL_FILE = "model.safetensors"
+METRICS_FILE = "metrics.json"
+SPLITS_FILE = "splits.json"
+
+
+class ModelFileWriter(Callback):
+    """Writes ``model.safetensors``, ``metrics.json`` and ``splits.json`` into the run's folder.
+
+    The model holds the weights of the best checkpoint (by the checkpoint's monitor), or the present ones where
+    none was kept. It is written at the end of training and also when training ends with an error, so that the
+    last good weights are never lost. An older model of the folder is kept as ``model.previous.safetensors``.
+    """
+
+    def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Write the splits that this run uses."""
+        folder, data = Path(trainer.default_root_dir), _data(trainer)
+        if not trainer.fast_dev_run:
+            write_text(folder / SPLITS_FILE, json.dumps(data.splits, indent=1))
+
+    def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Write the model."""
+        if not trainer.fast_dev_run and not trainer.interrupted:
+            self._write(trainer, module)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Write the last good weights where training had begun."""
+        if trainer.state.fn == "fit" and trainer.global_step > 0 and not trainer.fast_dev_run:
+            self._write(trainer, module)
+
+    def on_test_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Add the test scores to ``metrics.json`` and to the model file."""
+        if not trainer.fast_dev_run and trainer.global_step > 0:
+            scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+            self._save(trainer, module, scores)
+
+    def _write(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Put the best weights into the module and write it."""
+        target = Path(trainer.default_root_dir) / MODEL_FILE
+        if target.is_file():
+            target.replace(target.with_name("model.previous.safetensors"))
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
+        checkpoint = trainer.checkpoint_callback
+        if isinstance(checkpoint, ModelCheckpoint) and Path(checkpoint.best_model_path).is_file():
+            best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
+            module.load_state_dict(best["state_dict"])
+            if checkpoint.best_model_score is not None and checkpoint.monitor:
+                scores = {checkpoint.monitor: float(checkpoint.best_model_score), "epoch": float(best["epoch"])}
+        self._save(trainer, module, scores)
+
+    def _save(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, scores: dict[str, float]
+    ) -> None:
+        assert isinstance(module, SegmentationTask)
+        folder, data = Path(trainer.default_root_dir), _data(trainer)
+        known: dict[str, Any] = {}
+        if (folder / METRICS_FILE).is_file() and any(k.startswith("test/") for k in scores):
+            known = json.loads((folder / METRICS_FILE).read_text("utf-8"))
+        # A score that is not a number (a class that never occurs) is no score.
+        metrics = {**known, **{k: v for k, v in scores.items() if v == v}}
+        tiler = module.tiler
+        description = Description(
+            preprocessing=data.preprocessing,
+            patch=data.patch,
+            classes=data.classes,
+            tiling={"overlap": tiler.overlap, "blend": tiler.blend, "mirror": list(tiler.mirror)},
+            metrics=metrics,
+            data=data.fingerprint(),
+        )
+        save_model(folder / MODEL_FILE, module.network, description)
+        write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1))
+
+
+def _data(trainer: lightning.Trainer) -> SegmentationData:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, SegmentationData)
+    return data

@@ -1,0 +1,153 @@
+"""Losses that know of positions to ignore, for exclusive and for overlapping classes.
+
+The shape of the mask says which: ``(B, *S)`` class indices are exclusive (softmax), ``(B, K, *S)`` zeros and
+ones overlap (sigmoid). Positions that hold ``IGNORE`` contribute neither value nor gradient, and a batch of
+nothing else has the loss 0. The bodies are torch's and monai's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from monai.losses import DiceLoss, FocalLoss, TverskyLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datamodules.classes import IGNORE
+
+
+class Masked(NamedTuple):
+    """Predictions and targets with the ignored positions set to zero in both."""
+
+    probabilities: Tensor  # (B, K, *S)
+    target: Tensor  # (B, K, *S), zeros and ones
+    valid: Tensor  # (B, 1 or K, *S), zeros and ones
+    exclusive: bool
+
+
+def masked(logits: Tensor, mask: Tensor) -> Masked:
+    """``logits (B, K, *S)`` and ``mask (B, *S)`` or ``(B, K, *S)`` -> :class:`Masked`."""
+    logits = logits.float()
+    exclusive = mask.ndim == logits.ndim - 1
+    if exclusive:
+        known = mask != IGNORE
+        valid = known.unsqueeze(1).float()
+        target = F.one_hot(mask.where(known, 0), logits.shape[1]).movedim(-1, 1).float()
+        probabilities = logits.softmax(1)
+    else:
+        valid = (mask != IGNORE).float()
+        target = mask.float()
+        probabilities = logits.sigmoid()
+    return Masked(probabilities * valid, target * valid, valid, exclusive)
+
+
+class SegmentationLoss(nn.Module, ABC):
+    """``forward(logits (B, K, *S), mask) -> ()``."""
+
+    @abstractmethod
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean loss over the positions that count."""
+
+
+class DiceCE(SegmentationLoss):
+    """Soft Dice plus cross entropy, the pair that nnU-Net trains with (arXiv 1904.08128).
+
+    Args:
+        dice: weight of the Dice term (Milletari 2016, arXiv 1606.04797).
+        ce: weight of the (binary) cross entropy.
+        batch: sum over the whole batch before dividing, which is steadier for small structures.
+        smooth: added to numerator and denominator.
+        background: whether the first of exclusive classes counts in the Dice term.
+    """
+
+    def __init__(
+        self, dice: float = 1.0, ce: float = 1.0, batch: bool = True, smooth: float = 1e-5, background: bool = False
+    ) -> None:
+        super().__init__()
+        self.dice_weight = dice
+        self.ce_weight = ce
+        self.background = background
+        self.dice = DiceLoss(include_background=True, batch=batch, smooth_nr=smooth, smooth_dr=smooth)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """``(B, K, *S), (B, *S) or (B, K, *S) -> ()``."""
+        m = masked(logits, mask)
+        first = 1 if m.exclusive and not self.background else 0
+        dice = self.dice(m.probabilities[:, first:], m.target[:, first:])
+        return self.dice_weight * dice + self.ce_weight * cross_entropy(logits, mask)
+
+
+class Focal(SegmentationLoss):
+    """Cross entropy that looks away from what is already right: ``(1 - p)^gamma`` (arXiv 1708.02002).
+
+    Args:
+        gamma: 0 is cross entropy.
+    """
+
+    def __init__(self, gamma: float = 2.0) -> None:
+        super().__init__()
+        self.softmax = FocalLoss(gamma=gamma, use_softmax=True, reduction="none")
+        self.sigmoid = FocalLoss(gamma=gamma, reduction="none")
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """``(B, K, *S), (B, *S) or (B, K, *S) -> ()``."""
+        m = masked(logits, mask)
+        per_position = (self.softmax if m.exclusive else self.sigmoid)(logits.float(), m.target)
+        return (per_position * m.valid).sum() / m.valid.sum().clamp(min=1)
+
+
+class Tversky(SegmentationLoss):
+    """Dice with separate prices for false positives and false negatives (arXiv 1706.05721).
+
+    Args:
+        alpha: price of false positives.
+        beta: price of false negatives; above ``alpha`` it finds more of small structures.
+        batch: sum over the whole batch before dividing.
+        background: whether the first of exclusive classes counts.
+    """
+
+    def __init__(self, alpha: float = 0.3, beta: float = 0.7, batch: bool = True, background: bool = False) -> None:
+        super().__init__()
+        self.background = background
+        self.tversky = TverskyLoss(alpha=alpha, beta=beta, batch=batch)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """``(B, K, *S), (B, *S) or (B, K, *S) -> ()``."""
+        m = masked(logits, mask)
+        first = 1 if m.exclusive and not self.background else 0
+        return self.tversky(m.probabilities[:, first:], m.target[:, first:])
+
+
+def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean (binary) cross entropy over the positions that count; 0 where none does (torch's mean is NaN)."""
+    logits = logits.float()
+    known = mask != IGNORE
+    if mask.ndim == logits.ndim - 1:
+        total = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
+    else:
+        target = mask.where(known, 0).float()
+        total = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * known).sum()
+    return total / known.sum().clamp(min=1)
+
+
+def deep_supervision(loss: SegmentationLoss, logits: list[Tensor], mask: Tensor) -> Tensor:
+    """Weighted mean of ``loss`` over logits at several grids, weight halved from each grid to the next coarser.
+
+    The mask is brought to each grid by nearest neighbour, so that labels and ``IGNORE`` stay what they are.
+    """
+    total = torch.zeros((), device=mask.device)
+    for i, level in enumerate(logits):
+        total = total + 0.5**i * loss(level, _nearest(mask, level.shape[2:]))
+    return total / sum(0.5**i for i in range(len(logits)))
+
+
+def _nearest(mask: Tensor, size: torch.Size) -> Tensor:
+    exclusive = mask.ndim == len(size) + 1
+    spatial = mask.shape[1:] if exclusive else mask.shape[2:]
+    if spatial == size:
+        return mask
+    lead = mask.unsqueeze(1) if exclusive else mask
+    small = F.interpolate(lead.float(), tuple(size), mode="nearest-exact").long()
+    return small.squeeze(1) if exclusive else small

@@ -1,0 +1,198 @@
+"""``model.safetensors``: one file that is all a prediction needs.
+
+Tensors, and a JSON header that says the architecture (class path and arguments), the preprocessing, the tile,
+the classes, the metrics and where it came from. Nothing is unpickled, and no class is imported but our own
+networks, unless the user says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from datamodules.atomic import atomic_path
+from datamodules.classes import Classes
+from datamodules.patch import Patch
+from datamodules.preprocessing import Preprocessing
+from models.interfaces import Segmenter
+
+HEADER = "delineate"
+FORMAT = 1
+# The only packages whose classes a model file may name.
+OWN_PACKAGES = ("models",)
+
+
+class ModelFileError(ValueError):
+    """A model file cannot be used. The message names it, what is wrong, and what to do."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything about a trained model but its tensors and architecture.
+
+    Attributes:
+        preprocessing: how images are prepared.
+        patch: what the network sees at a time.
+        tiling: overlap, blend and mirror used when whole images are predicted.
+        classes: what its logits mean.
+        metrics: scores reached, as logged.
+        data: fingerprint of the training data.
+        versions: of python and the packages that matter.
+        calibration: e.g. a temperature, where there is one.
+    """
+
+    preprocessing: Preprocessing
+    patch: Patch
+    classes: Classes
+    tiling: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, float] | None = None
+
+
+def save_model(path: str | Path, network: Segmenter, description: Description) -> None:
+    """Write the file, whole or not at all."""
+    cls = type(network)
+    header = {
+        "format": FORMAT,
+        "architecture": {
+            "class_path": f"{cls.__module__}.{cls.__qualname__}",
+            "arguments": _without_weight_files(network.arguments),
+        },
+        "preprocessing": description.preprocessing.to_json(),
+        "patch": description.patch.to_json(),
+        "classes": description.classes.to_json(),
+        "tiling": description.tiling,
+        "metrics": description.metrics,
+        "data": description.data,
+        "versions": description.versions or versions(),
+        "calibration": description.calibration,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
+
+
+def load_model(path: str | Path, trust: bool = False) -> tuple[Segmenter, Description]:
+    """Rebuild the network and its description.
+
+    Args:
+        path: a ``model.safetensors`` written by :func:`save_model`.
+        trust: also import a class from outside our own packages. Its code will run.
+
+    Raises:
+        ModelFileError: missing, damaged, a pickle, written by something else, names a foreign class, or
+            tensors and architecture do not fit.
+    """
+    file = Path(path)
+    header, tensors = _read(file)
+    try:
+        architecture = header["architecture"]
+        description = Description(
+            preprocessing=Preprocessing.from_json(header["preprocessing"]),
+            patch=Patch(**header["patch"]),
+            classes=Classes.from_json(header["classes"]),
+            **{name: header[name] for name in ("tiling", "metrics", "data", "versions", "calibration")},
+        )
+        class_path, arguments = str(architecture["class_path"]), _without_weight_files(architecture["arguments"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ModelFileError(f"{file}: its header is incomplete or wrong ({type(error).__name__}: {error})") from error
+    cls = _segmenter_class(class_path, file, trust)
+    return _filled(cls, arguments, tensors, file), description
+
+
+def versions() -> dict[str, str]:
+    """Versions of python and of the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in ("delineate", "torch", "monai", "lightning", "timm"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    if not file.is_file():
+        raise ModelFileError(f"{file}: no such file; give the model.safetensors that `delineate fit` wrote")
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        raise ModelFileError(
+            f"{file}: is a pickle (a torch or Lightning checkpoint), whatever its name; pickles can run code and are "
+            "not read. Use the model.safetensors beside it"
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(f"{file}: is not a complete safetensors file ({error}); copy it again") from error
+    if HEADER not in metadata:
+        raise ModelFileError(f"{file}: holds tensors, but was not written by delineate (no {HEADER!r} header)")
+    try:
+        header = dict(json.loads(metadata[HEADER]))
+    except (ValueError, TypeError) as error:
+        raise ModelFileError(f"{file}: its header is not valid JSON ({error})") from error
+    if header.get("format") != FORMAT:
+        raise ModelFileError(f"{file}: has format {header.get('format')}; this version reads format {FORMAT}")
+    return header, tensors
+
+
+def _segmenter_class(class_path: str, file: Path, trust: bool) -> type[Segmenter]:
+    module_name, _, name = class_path.rpartition(".")
+    own = module_name.split(".")[0] in OWN_PACKAGES and all(part.isidentifier() for part in class_path.split("."))
+    if not own and not trust:
+        raise ModelFileError(
+            f"{file}: names the class {class_path!r}, which is not one of ours; it is not imported. If you know where "
+            "the file comes from and want that code to run, pass --trust"
+        )
+    try:
+        cls = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ModelFileError(f"{file}: names the class {class_path!r}, which cannot be found ({error})") from error
+    if not (isinstance(cls, type) and issubclass(cls, Segmenter)):
+        raise ModelFileError(f"{file}: names {class_path!r}, which is not a segmenter")
+    return cls
+
+
+def _filled(
+    cls: type[Segmenter], arguments: dict[str, Any], tensors: Mapping[str, torch.Tensor], file: Path
+) -> Segmenter:
+    """Build without memory first, so that a header cannot ask for more than the file holds."""
+    try:
+        with torch.device("meta"):
+            network = cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{file}: its architecture cannot be built ({error})") from error
+    wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if wanted != found:
+        different = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+        raise ModelFileError(f"{file}: tensors and architecture do not fit: {', '.join(different[:5])}")
+    network.load_state_dict(dict(tensors), strict=True, assign=True)
+    if any(b.is_meta for b in network.buffers()):
+        # Buffers that are not saved are computed by the constructor: build again, now that sizes are known.
+        network = cls(**arguments)
+        network.load_state_dict(dict(tensors), strict=True)
+    return network.eval()
+
+
+def _without_weight_files(value: Any) -> Any:
+    """Drop names of pretrained weights: the tensors are in the file, and a header may not make us read others."""
+    if isinstance(value, Mapping):
+        return {k: _without_weight_files(v) for k, v in value.items() if k != "weights"}
+    if isinstance(value, list | tuple):
+        return [_without_weight_files(v) for v in value]
+    return value

@@ -1,0 +1,131 @@
+"""A trained model, ready for images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.classes import Classes
+from datamodules.geometry import Geometry
+from datamodules.image import Image
+from datamodules.open import open_image, save_mask
+from datamodules.tiler import Tiler
+from models.memory_format import channels_last, channels_last_weights
+from tasks.model_file import Description, load_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one image, on the image's own grid.
+
+    Attributes:
+        mask: ``(*S)`` class values as they stand in mask files.
+        classes: what the values mean.
+        geometry: where the mask lies; the image's own.
+        image: the image that was segmented.
+        probabilities: ``(K, *S)`` float32, where they were asked for.
+    """
+
+    mask: np.ndarray
+    classes: Classes
+    geometry: Geometry
+    image: Image
+    probabilities: np.ndarray | None = None
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask in the image's geometry; the suffix chooses the format."""
+        save_mask(path, self.mask, self.image, self.classes)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.mask, dtype=dtype)
+
+
+class Predictor:
+    """Prepares an image as in training, runs the network in tiles, and brings the result back to its grid.
+
+    Args:
+        network: a segmenter in evaluation mode.
+        description: what its model file says.
+        device: where to run; a GPU where there is one, when not given.
+        overlap: share by which windows overlap; the model file's when not given.
+        window_batch: windows per forward pass.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        description: Description,
+        device: str | None = None,
+        overlap: float | None = None,
+        window_batch: int = 4,
+    ) -> None:
+        self.description = description
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        channels_last_weights(network)
+        self.network = network.to(self.device).eval()
+        tiling = dict(description.tiling)
+        if overlap is not None:
+            tiling["overlap"] = overlap
+        self.tiler = Tiler(description.patch, batch_size=window_batch, **tiling)
+
+    @property
+    def classes(self) -> Classes:
+        """What the values of masks mean."""
+        return self.description.classes
+
+    def predict(
+        self,
+        image: str | Path | Sequence[str | Path] | Image,
+        probabilities: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> Prediction:
+        """Segment one image.
+
+        Args:
+            image: a path, several paths (one per channel), or an opened image; any size, any orientation.
+            probabilities: also return them, on the image's grid.
+            progress: called with the share done, from 0 to 1.
+
+        Raises:
+            DataError: the image cannot be read, or its channels are not the model's.
+        """
+        opened = image if isinstance(image, Image) else open_image(image)
+        preprocessing = self.description.preprocessing
+        scores = self.tiler.run(self._probabilities, preprocessing.image(opened), progress)
+        scores = preprocessing.restore(scores, opened.geometry)
+        return Prediction(
+            mask=self._decide(scores),
+            classes=self.classes,
+            geometry=opened.geometry,
+            image=opened,
+            probabilities=scores if probabilities else None,
+        )
+
+    @torch.inference_mode()
+    def _probabilities(self, patches: torch.Tensor) -> torch.Tensor:
+        logits = self.network(channels_last(patches.to(self.device))).logits
+        return logits.softmax(1) if self.classes.exclusive else logits.sigmoid()
+
+    def _decide(self, scores: np.ndarray) -> np.ndarray:
+        """Probabilities to values. Overlapping classes: the most probable of those over one half, else 0."""
+        # max returns indices ten times faster than argmax does here.
+        index = torch.from_numpy(scores).max(0).indices.numpy()
+        values = self.classes.to_value(index)
+        if not self.classes.exclusive:
+            values[scores.max(0) <= 0.5] = 0
+        return values
+
+
+def load(path: str | Path, device: str | None = None, trust: bool = False, overlap: float | None = None) -> Predictor:
+    """Load a ``model.safetensors`` and return a ready predictor: ``load(path).predict("scan.nii.gz").mask``.
+
+    Raises:
+        ModelFileError: the file cannot be used.
+    """
+    network, description = load_model(path, trust)
+    return Predictor(network, description, device, overlap)

@@ -1,0 +1,158 @@
+"""Training and measuring a segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+
+from datamodules.classes import Classes
+from datamodules.patch import Patch
+from datamodules.sample import Batch
+from datamodules.tiler import Tiler
+from models.interfaces import Segmenter
+from models.memory_format import channels_last, channels_last_weights
+from tasks.losses import DiceCE, SegmentationLoss, deep_supervision
+from tasks.overlap import OverlapMetric
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradient stopped being a number. Raised before the weights are changed by it."""
+
+
+class SegmentationTask(lightning.LightningModule):
+    """One way to train, validate and test any :class:`~models.interfaces.Segmenter`.
+
+    A learning regime overrides :meth:`compute_loss` and nothing else.
+
+    Args:
+        network: the segmenter.
+        classes: what its logits mean (taken from the data).
+        patch: what it sees at a time (taken from the data).
+        loss: DiceCE, Focal, Tversky.
+        optimizer: called with the parameters.
+        scheduler: called with the optimizer, stepped once per epoch; constant when not given.
+        overlap: share by which windows overlap when whole cases are predicted.
+        blend: constant or gaussian.
+        window_batch: windows per forward pass when whole cases are predicted.
+        mirror: axes of the network's input that are flipped when whole cases are predicted, results averaged.
+    """
+
+    def __init__(
+        self,
+        network: Segmenter,
+        classes: Classes,
+        patch: Patch,
+        loss: SegmentationLoss | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        overlap: float = 0.5,
+        blend: str = "gaussian",
+        window_batch: int = 4,
+        mirror: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        channels_last_weights(network)
+        self.network = network
+        self.classes = classes
+        self.loss = loss or DiceCE()
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.tiler = Tiler(patch, overlap, blend, window_batch, mirror)
+        self.measures = torch.nn.ModuleDict({split: OverlapMetric(classes) for split in ("val", "test")})
+        self._keys: list[str] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, C, *S)`` -> probabilities ``(B, K, *S)``."""
+        logits = self.network(channels_last(image)).logits
+        return logits.softmax(1) if self.classes.exclusive else logits.sigmoid()
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """The loss of a training batch, deep supervision included where the network offers it."""
+        output = self.network(channels_last(batch.image))
+        return deep_supervision(self.loss, [output.logits, *output.aux], batch.mask)
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """One step; refuses a loss that is not finite."""
+        self._keys = batch.key
+        loss = self.compute_loss(batch)
+        if not torch.isfinite(loss):
+            raise NonFiniteError(self._not_finite(f"the loss became {loss.item()}"))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.key))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Refuse gradients that are not finite, before they reach the weights.
+
+        With float16 the loss scaler expects to meet such gradients and skips those steps itself.
+        """
+        if self.trainer.precision == "16-mixed":
+            return
+        norms = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if norms and not torch.isfinite(torch.stack(norms)).all():
+            raise NonFiniteError(self._not_finite("a gradient became infinite or NaN"))
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """Measure whole cases."""
+        self._measure(batch, "val")
+
+    def test_step(self, batch: Batch, _index: int) -> None:
+        """Measure whole cases."""
+        self._measure(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over cases."""
+        self._log_measures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the mean over cases."""
+        self._log_measures("test")
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer and schedule from configuration."""
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "epoch"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state: a resumed run draws what an uninterrupted one draws (dropout)."""
+        checkpoint["torch_rng_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the random state."""
+        if "torch_rng_state" in checkpoint:
+            torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
+
+    def predict_scores(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities of one prepared case, in tiles: ``(C, *S)`` float32 -> ``(K, *S)`` float32."""
+        return self.tiler.run(lambda patches: self(patches.to(self.device)), image)
+
+    def _measure(self, batch: Batch, split: str) -> None:
+        for image, mask in zip(batch.image, batch.mask, strict=True):
+            scores = torch.from_numpy(self.predict_scores(image.cpu().numpy()))
+            prediction = scores.max(0).indices if self.classes.exclusive else (scores > 0.5).long()
+            measure = self.measures[split]
+            assert isinstance(measure, OverlapMetric)
+            measure.update(prediction.to(mask.device), mask)
+
+    def _log_measures(self, split: str) -> None:
+        measure = self.measures[split]
+        assert isinstance(measure, OverlapMetric)
+        scores = {f"{split}/{name}": value for name, value in measure.compute().items()}
+        measure.reset()
+        for name, score in scores.items():
+            self.log(name, score, prog_bar=name == f"{split}/dice")
+
+    def _not_finite(self, what: str) -> str:
+        return (
+            f"{what} at step {self.global_step} on the cases {', '.join(self._keys)}. The weights from before this "
+            "step are kept. Look at these files (delineate names them as they are in the dataset), lower the learning "
+            "rate, or set trainer.gradient_clip_val; with mixed precision try trainer.precision: 32-true"
+        )

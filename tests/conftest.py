@@ -1,0 +1,25 @@
+"""Shared by all tests: small datasets, and property tests that run the same way each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.synthetic import make_mri_dataset, make_picture_dataset
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def mri_dataset(tmp_path: Path) -> Path:
+    """Six small volumes with masks, in the native layout."""
+    return make_mri_dataset(tmp_path / "mri")
+
+
+@pytest.fixture
+def picture_dataset(tmp_path: Path) -> Path:
+    """Six small colour pictures with masks, in the native layout."""
+    return make_picture_dataset(tmp_path / "pictures")
