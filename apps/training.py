@@ -118,7 +118,7 @@ def _fit(cli: DelineateCLI, quiet: bool) -> None:
         _load_weights(cli)
     if not cli.trainer.fast_dev_run:
         with atomic_path(folder / CONFIG_FILE) as temporary:
-            cli.parser.save(cli.config, temporary, skip_none=False, skip_check=True, overwrite=True)
+            cli.parser.save(cli.config, temporary, skip_unset=False, skip_validation=True, overwrite=True)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     if cli.config.test_after_fit and cli.datamodule.splits["test"]:
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)

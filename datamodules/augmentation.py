@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 
-
 @dataclass(frozen=True)
 class Augmentation:
     """Strengths; 0 or an empty list switches a change off.
@@ -77,7 +76,9 @@ class Augmentation:
         if self.contrast > 0:
             chain.append(mt.RandScaleIntensityFixedMeand("image", factors=self.contrast, prob=p))
         if self.gamma > 1:
-            chain.append(mt.RandAdjustContrastd("image", prob=p, gamma=(1 / self.gamma, self.gamma), retain_stats=True))
+            chain.append(
+                mt.RandAdjustContrastd("image", prob=p, gamma=(1 / self.gamma, self.gamma), retain_stats=True)
+            )
         return chain
 
 
@@ -112,5 +113,3 @@ class Augmenter:
 def _plain(tensor: Tensor) -> Tensor:
     """monai's tensor subclass carries a history; geometry travels beside tensors here."""
     return tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
-
-

@@ -106,7 +106,9 @@ class CaseCache:
             )
         values = mask_image.read()
         if values.shape[0] != 1:
-            raise DataError(f"{case.mask}: has {values.shape[0]} channels; a mask has one, whose values are the classes")
+            raise DataError(
+                f"{case.mask}: has {values.shape[0]} channels; a mask has one, whose values are the classes"
+            )
         index = self.classes.to_index(values[0], case.mask, self.ignore_value)
         prepared = self.preprocessing.image(image)
         mask = self.preprocessing.mask(index, image.geometry)

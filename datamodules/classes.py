@@ -38,7 +38,9 @@ class Classes(Sequence[Class]):
             overlap (multi-label) and there is no background.
     """
 
-    def __init__(self, classes: Sequence[Class] | Sequence[str] | Mapping[str, int], exclusive: bool = True) -> None:
+    def __init__(
+        self, classes: Sequence[Class] | Sequence[str] | Mapping[str, int], exclusive: bool = True
+    ) -> None:
         if isinstance(classes, Mapping):
             pairs = [(str(name), int(value)) for name, value in classes.items()]
         else:
@@ -48,7 +50,9 @@ class Classes(Sequence[Class]):
             # The background is black; the others take the colours in turn.
             shift = 1 if exclusive else 0
             self._classes = tuple(
-                Class(name, value, "#000000" if exclusive and i == 0 else _COLOURS[(i - shift) % len(_COLOURS)])
+                Class(
+                    name, value, "#000000" if exclusive and i == 0 else _COLOURS[(i - shift) % len(_COLOURS)]
+                )
                 for i, (name, value) in enumerate(pairs)
             )
         else:
@@ -57,7 +61,9 @@ class Classes(Sequence[Class]):
         if len(self) < (2 if exclusive else 1):
             raise DataError(f"classes are {names}; at least background and one more are needed")
         if len(set(names)) < len(names) or len(set(values)) < len(values):
-            raise DataError(f"classes {dict(zip(names, values, strict=True))}: every name and value may stand once")
+            raise DataError(
+                f"classes {dict(zip(names, values, strict=True))}: every name and value may stand once"
+            )
         if len(self) > IGNORE:
             raise DataError(f"{len(self)} classes are declared; {IGNORE} are the most")
         if min(values) < 0 or max(values) > 65535:

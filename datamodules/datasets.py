@@ -72,7 +72,10 @@ class RandomPatches(Dataset[Sample]):
             centre = positions[rng.integers(len(positions))] - rng.integers(0, self.patch.size)
             wanted = [int(c) for c in centre]
         else:
-            wanted = [int(rng.integers(min(0, n - p), max(0, n - p) + 1)) for n, p in zip(shape, self.patch.size, strict=True)]
+            wanted = [
+                int(rng.integers(min(0, n - p), max(0, n - p) + 1))
+                for n, p in zip(shape, self.patch.size, strict=True)
+            ]
         # Inside the image where it is larger than the patch, else the image inside the patch.
         return [
             min(max(w, min(0, n - p)), max(0, n - p))

@@ -14,5 +14,7 @@ class Folder(SegmentationData):
     ``normalization`` percentile.
     """
 
-    def __init__(self, root: str, patch: list[int] | None = None, normalization: str = "percentile", **kwargs: Any) -> None:
+    def __init__(
+        self, root: str, patch: list[int] | None = None, normalization: str = "percentile", **kwargs: Any
+    ) -> None:
         super().__init__(root, patch=patch or [256, 256], normalization=normalization, **kwargs)

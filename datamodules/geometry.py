@@ -109,7 +109,9 @@ class Geometry:
 
     def shape_at(self, spacing: Sequence[float]) -> tuple[int, ...]:
         """The shape that :meth:`resample` needs to come closest to ``spacing``."""
-        return tuple(max(1, round(n * s / t)) for n, s, t in zip(self.shape, self.spacing, spacing, strict=True))
+        return tuple(
+            max(1, round(n * s / t)) for n, s, t in zip(self.shape, self.spacing, spacing, strict=True)
+        )
 
     def orientation_to(self, axes: str) -> np.ndarray:
         """nibabel's orientation transform from this array to axis codes such as ``"RAS"`` (3D only)."""

@@ -75,7 +75,9 @@ def check_size(path: Path, shape: Sequence[int], limit: int | None = None) -> No
     """
     limit = MAX_ELEMENTS if limit is None else limit
     if any(n <= 0 for n in shape):
-        raise DataError(f"{path}: the header declares the shape {tuple(shape)}; every length must be positive")
+        raise DataError(
+            f"{path}: the header declares the shape {tuple(shape)}; every length must be positive"
+        )
     if math.prod(int(n) for n in shape) > limit:
         raise DataError(
             f"{path}: the header declares {' x '.join(map(str, shape))} elements, more than the limit of "

@@ -65,7 +65,9 @@ class Image(ABC):
             start, stop = part.start or 0, n if part.stop is None else part.stop
             if part.step not in (None, 1) or not 0 <= start < stop <= n:
                 raise DataError(f"{self.path}: window {part} is not inside axis {axis} of length {n}")
-        return tuple(slice(p.start or 0, n if p.stop is None else p.stop) for p, n in zip(window, size, strict=True))
+        return tuple(
+            slice(p.start or 0, n if p.stop is None else p.stop) for p, n in zip(window, size, strict=True)
+        )
 
 
 class Stack(Image):
@@ -85,7 +87,9 @@ class Stack(Image):
         self.geometry = first.geometry
         names = tuple(channels) if channels else tuple(c for image in images for c in image.channels)
         # Names that several files share name nothing.
-        self.channels = names if len(set(names)) == len(names) else tuple(f"channel {i}" for i in range(len(names)))
+        self.channels = (
+            names if len(set(names)) == len(names) else tuple(f"channel {i}" for i in range(len(names)))
+        )
         self.dtype = np.result_type(*[image.dtype for image in images])
         self.nodata = first.nodata
         self.meta = first.meta

@@ -71,7 +71,9 @@ def read_layout(root: str | Path, group_pattern: str | None = None) -> Layout:
     except DataError:
         raise
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise DataError(f"{folder / 'dataset.json'}: does not describe a dataset of this layout ({error!r})") from error
+        raise DataError(
+            f"{folder / 'dataset.json'}: does not describe a dataset of this layout ({error!r})"
+        ) from error
     return _native(folder, group_pattern)
 
 
@@ -124,8 +126,12 @@ def _nnunet(folder: Path, description: Mapping[str, Any], pattern: str | None) -
         if not image.name.startswith(".") and key not in known:
             missing.append(f"labelsTr/{key}{ending}")
     if missing or not cases:
-        raise DataError(f"{folder} (nnU-Net raw): missing {_few(missing) if missing else 'files in labelsTr/'}")
-    return Layout(folder, "nnunet", tuple(cases), channels, _label_values(folder, description.get("labels", {})))
+        raise DataError(
+            f"{folder} (nnU-Net raw): missing {_few(missing) if missing else 'files in labelsTr/'}"
+        )
+    return Layout(
+        folder, "nnunet", tuple(cases), channels, _label_values(folder, description.get("labels", {}))
+    )
 
 
 def _decathlon(folder: Path, description: Mapping[str, Any], pattern: str | None) -> Layout:
@@ -141,8 +147,12 @@ def _decathlon(folder: Path, description: Mapping[str, Any], pattern: str | None
         known.add(key)
         cases.append(Case(key, (image,), mask, _group(key, pattern)))
     if missing or not cases:
-        raise DataError(f"{folder} (Decathlon): missing {_few(missing) if missing else 'entries in training'}")
-    return Layout(folder, "decathlon", tuple(cases), channels, _label_values(folder, description.get("labels", {})))
+        raise DataError(
+            f"{folder} (Decathlon): missing {_few(missing) if missing else 'entries in training'}"
+        )
+    return Layout(
+        folder, "decathlon", tuple(cases), channels, _label_values(folder, description.get("labels", {}))
+    )
 
 
 def _label_values(folder: Path, labels: Mapping[str, Any]) -> dict[str, int] | None:
@@ -150,7 +160,9 @@ def _label_values(folder: Path, labels: Mapping[str, Any]) -> dict[str, int] | N
     values = {}
     for key, value in labels.items():
         if isinstance(value, list):
-            raise DataError(f"{folder}/dataset.json: region-based labels ({key}: {value}) are not read; declare plain labels")
+            raise DataError(
+                f"{folder}/dataset.json: region-based labels ({key}: {value}) are not read; declare plain labels"
+            )
         name, number = (key, value) if isinstance(value, int) else (value, key)
         values[str(name)] = int(number)
     return dict(sorted(values.items(), key=lambda item: item[1])) or None

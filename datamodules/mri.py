@@ -14,5 +14,7 @@ class MRI(SegmentationData):
     ``orientation`` RAS.
     """
 
-    def __init__(self, root: str, patch: list[int] | None = None, orientation: str | None = "RAS", **kwargs: Any) -> None:
+    def __init__(
+        self, root: str, patch: list[int] | None = None, orientation: str | None = "RAS", **kwargs: Any
+    ) -> None:
         super().__init__(root, patch=patch or [64, 64, 64], orientation=orientation, **kwargs)

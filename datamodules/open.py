@@ -97,5 +97,7 @@ def save_mask(path: str | Path, mask: np.ndarray, like: Image, classes: Classes 
     elif suffix in (".png", ".tif", ".tiff"):
         picture.save_picture(file, mask, like, classes)
     else:
-        raise DataError(f"{file}: masks are written as .nii.gz, .nii, .png or .tif, not as {file.suffix or 'nothing'}")
+        raise DataError(
+            f"{file}: masks are written as .nii.gz, .nii, .png or .tif, not as {file.suffix or 'nothing'}"
+        )
     open_image(file)  # a file that cannot be opened again is no output

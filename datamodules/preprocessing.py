@@ -52,8 +52,14 @@ class Preprocessing:
             )
         if self.spacing is not None and not all(0 < s < np.inf for s in self.spacing):
             raise DataError(f"spacing {list(self.spacing)} is not usable; every distance must be above 0")
-        if self.orientation is not None and sorted("LRPAIS".find(a) // 2 for a in self.orientation) != [0, 1, 2]:
-            raise DataError(f"orientation {self.orientation!r} is not known; give one of L/R, P/A and I/S each, e.g. RAS")
+        if self.orientation is not None and sorted("LRPAIS".find(a) // 2 for a in self.orientation) != [
+            0,
+            1,
+            2,
+        ]:
+            raise DataError(
+                f"orientation {self.orientation!r} is not known; give one of L/R, P/A and I/S each, e.g. RAS"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a model file."""
@@ -70,7 +76,9 @@ class Preprocessing:
         if self.spacing is None:
             return turned
         if len(self.spacing) != turned.ndim:
-            raise DataError(f"spacing {list(self.spacing)} has {len(self.spacing)} lengths, the image {turned.ndim} axes")
+            raise DataError(
+                f"spacing {list(self.spacing)} has {len(self.spacing)} lengths, the image {turned.ndim} axes"
+            )
         return turned.resample(turned.shape_at(self.spacing))
 
     def image(self, image: Image) -> np.ndarray:
@@ -84,7 +92,10 @@ class Preprocessing:
         array = _finite(array.astype(np.float32), image)
         for name, channel in zip(self.channels, array, strict=True):
             if channel.min() == channel.max():
-                warnings.warn(f"{image.path}: every value of {name} is {channel.flat[0]:g}; it tells nothing", stacklevel=2)
+                warnings.warn(
+                    f"{image.path}: every value of {name} is {channel.flat[0]:g}; it tells nothing",
+                    stacklevel=2,
+                )
         scale = np.iinfo(image.dtype).max if image.dtype.kind in "ui" else 1.0
         array = np.stack([self._normalize(channel, float(scale), fill) for channel in array])
         return self._to_grid(array, image.geometry, linear=True)
@@ -100,7 +111,7 @@ class Preprocessing:
         turn = self._turn(geometry)
         turned = geometry.reorient(turn)
         scores = _resized(scores, turned.shape, linear=True)
-        return reorient_array(scores, invert_orientation(turn))
+        return np.ascontiguousarray(reorient_array(scores, invert_orientation(turn)))
 
     def _turn(self, geometry: Geometry) -> np.ndarray:
         if self.orientation is None or geometry.ndim != 3:
@@ -137,7 +148,9 @@ class Preprocessing:
             return ((channel.clip(low, high) - low) / max(high - low, np.float32(1e-6))).astype(np.float32)
         known = known.clip(low, high)
         deviation = known.std(dtype=np.float64)
-        return ((channel.clip(low, high) - known.mean(dtype=np.float64)) / max(deviation, 1e-6)).astype(np.float32)
+        return ((channel.clip(low, high) - known.mean(dtype=np.float64)) / max(deviation, 1e-6)).astype(
+            np.float32
+        )
 
 
 def _sampled(values: np.ndarray) -> np.ndarray:
@@ -153,7 +166,10 @@ def _finite(array: np.ndarray, image: Image) -> np.ndarray:
         return array
     if count == array.size:
         raise DataError(f"{image.path}: no value of the image is finite")
-    warnings.warn(f"{image.path}: {count} value(s) are NaN or infinite; the smallest value takes their place", stacklevel=2)
+    warnings.warn(
+        f"{image.path}: {count} value(s) are NaN or infinite; the smallest value takes their place",
+        stacklevel=2,
+    )
     for channel, wrong in zip(array, bad, strict=True):
         channel[wrong] = channel[~wrong].min() if not wrong.all() else 0.0
     return array

@@ -136,7 +136,9 @@ class SegmentationData(lightning.LightningDataModule):
         """Random patches."""
         cases = self.cases("train")
         if not cases:
-            raise DataError(f"{self.layout.root}: no case in the train split; mend splits.json or data.fractions")
+            raise DataError(
+                f"{self.layout.root}: no case in the train split; mend splits.json or data.fractions"
+            )
         network_size = [self.patch.size[axis] for axis in self.patch.axes]
         augmenter = None if self.augmentation is None else Augmenter(self.augmentation, network_size)
         dataset = RandomPatches(self._cache(), cases, self.patch, self.foreground, augmenter, self.seed)
@@ -154,7 +156,9 @@ class SegmentationData(lightning.LightningDataModule):
     def _whole(self, split: str) -> DataLoader[Sample]:
         return self._loader(WholeCases(self._cache(), self.cases(split)), batch_size=1)
 
-    def _loader(self, dataset: Any, batch_size: int, sampler: Any = None, drop_last: bool = False) -> DataLoader[Sample]:
+    def _loader(
+        self, dataset: Any, batch_size: int, sampler: Any = None, drop_last: bool = False
+    ) -> DataLoader[Sample]:
         return DataLoader(
             dataset,
             batch_size=batch_size,

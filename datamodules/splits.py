@@ -25,7 +25,9 @@ def read_splits(layout: Layout, path: Path) -> Splits:
         data = json.loads(path.read_text("utf-8"))
         splits = {name: [str(key) for key in data.get(name, [])] for name in NAMES}
     except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{path}: is not {{'train': [...], 'val': [...], 'test': [...]}} ({error})") from error
+        raise DataError(
+            f"{path}: is not {{'train': [...], 'val': [...], 'test': [...]}} ({error})"
+        ) from error
     known = {case.key for case in layout.cases}
     unknown = sorted({key for keys in splits.values() for key in keys} - known)
     if unknown:

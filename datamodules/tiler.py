@@ -56,7 +56,11 @@ class Tiler:
     def starts(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
         """Where the windows begin. They cover the image; the last one of each axis ends at its edge."""
         self.patch.check(shape)
-        return list(itertools.product(*(self._starts_along(n, p) for n, p in zip(shape, self.patch.size, strict=True))))
+        return list(
+            itertools.product(
+                *(self._starts_along(n, p) for n, p in zip(shape, self.patch.size, strict=True))
+            )
+        )
 
     def _starts_along(self, length: int, patch: int) -> list[int]:
         if length <= patch:
@@ -121,7 +125,9 @@ class Tiler:
             for count in range(len(self.mirror) + 1)
             for axes in itertools.combinations(self.mirror, count)
         ]
-        results = [function(patches.flip(f) if f else patches).flip(f) if f else function(patches) for f in flips]
+        results = [
+            function(patches.flip(f) if f else patches).flip(f) if f else function(patches) for f in flips
+        ]
         return results[0] if len(results) == 1 else torch.stack(results).mean(0)
 
     def _overlap(

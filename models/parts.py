@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-Value = None | bool | int | float | str | list["Value"] | dict[str, "Value"]
 # Spelled out for configuration parsers, which want a closed type: no class is ever made from such a value.
 Part = str | dict[str, bool | int | float | str | list[int | list[int]] | list[str] | None]
 

@@ -57,13 +57,18 @@ class ModelFileWriter(Callback):
         target = Path(trainer.default_root_dir) / MODEL_FILE
         if target.is_file():
             target.replace(target.with_name("model.previous.safetensors"))
-        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
+        scores = {
+            k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))
+        }
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and Path(checkpoint.best_model_path).is_file():
             best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
             module.load_state_dict(best["state_dict"])
             if checkpoint.best_model_score is not None and checkpoint.monitor:
-                scores = {checkpoint.monitor: float(checkpoint.best_model_score), "epoch": float(best["epoch"])}
+                scores = {
+                    checkpoint.monitor: float(checkpoint.best_model_score),
+                    "epoch": float(best["epoch"]),
+                }
         self._save(trainer, module, scores)
 
     def _save(

@@ -77,7 +77,9 @@ def _lightning() -> Finding:
     found = version("lightning")
     bad = found in BAD_LIGHTNING
     remedy = "this release was malware: uninstall it, rotate the machine's credentials" if bad else ""
-    return Finding("lightning release", "known bad" if bad else "not among the known bad ones", not bad, remedy)
+    return Finding(
+        "lightning release", "known bad" if bad else "not among the known bad ones", not bad, remedy
+    )
 
 
 def _extras() -> list[Finding]:
@@ -113,7 +115,9 @@ def _memory() -> Finding:
 def _disk() -> Finding:
     free = shutil.disk_usage(".").free / 2**30
     ok = free >= 1
-    return Finding("free disk here", f"{free:.1f} GiB", ok, "" if ok else "free at least 1 GiB for runs and caches")
+    return Finding(
+        "free disk here", f"{free:.1f} GiB", ok, "" if ok else "free at least 1 GiB for runs and caches"
+    )
 
 
 def _cache() -> Finding:
@@ -124,4 +128,6 @@ def _cache() -> Finding:
             pass
         return Finding("cache of prepared cases", f"{folder} (safe to delete)")
     except OSError as error:
-        return Finding("cache of prepared cases", f"{folder}: {error}", False, "set XDG_CACHE_HOME, or data.cache_dir")
+        return Finding(
+            "cache of prepared cases", f"{folder}: {error}", False, "set XDG_CACHE_HOME, or data.cache_dir"
+        )

@@ -63,7 +63,12 @@ class DiceCE(SegmentationLoss):
     """
 
     def __init__(
-        self, dice: float = 1.0, ce: float = 1.0, batch: bool = True, smooth: float = 1e-5, background: bool = False
+        self,
+        dice: float = 1.0,
+        ce: float = 1.0,
+        batch: bool = True,
+        smooth: float = 1e-5,
+        background: bool = False,
     ) -> None:
         super().__init__()
         self.dice_weight = dice
@@ -108,7 +113,9 @@ class Tversky(SegmentationLoss):
         background: whether the first of exclusive classes counts.
     """
 
-    def __init__(self, alpha: float = 0.3, beta: float = 0.7, batch: bool = True, background: bool = False) -> None:
+    def __init__(
+        self, alpha: float = 0.3, beta: float = 0.7, batch: bool = True, background: bool = False
+    ) -> None:
         super().__init__()
         self.background = background
         self.tversky = TverskyLoss(alpha=alpha, beta=beta, batch=batch)

@@ -105,9 +105,14 @@ def load_model(path: str | Path, trust: bool = False) -> tuple[Segmenter, Descri
             classes=Classes.from_json(header["classes"]),
             **{name: header[name] for name in ("tiling", "metrics", "data", "versions", "calibration")},
         )
-        class_path, arguments = str(architecture["class_path"]), _without_weight_files(architecture["arguments"])
+        class_path, arguments = (
+            str(architecture["class_path"]),
+            _without_weight_files(architecture["arguments"]),
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ModelFileError(f"{file}: its header is incomplete or wrong ({type(error).__name__}: {error})") from error
+        raise ModelFileError(
+            f"{file}: its header is incomplete or wrong ({type(error).__name__}: {error})"
+        ) from error
     cls = _segmenter_class(class_path, file, trust)
     return _filled(cls, arguments, tensors, file), description
 
@@ -138,9 +143,13 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError(f"{file}: is not a complete safetensors file ({error}); copy it again") from error
+        raise ModelFileError(
+            f"{file}: is not a complete safetensors file ({error}); copy it again"
+        ) from error
     if HEADER not in metadata:
-        raise ModelFileError(f"{file}: holds tensors, but was not written by delineate (no {HEADER!r} header)")
+        raise ModelFileError(
+            f"{file}: holds tensors, but was not written by delineate (no {HEADER!r} header)"
+        )
     try:
         header = dict(json.loads(metadata[HEADER]))
     except (ValueError, TypeError) as error:
@@ -152,7 +161,9 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 def _segmenter_class(class_path: str, file: Path, trust: bool) -> type[Segmenter]:
     module_name, _, name = class_path.rpartition(".")
-    own = module_name.split(".")[0] in OWN_PACKAGES and all(part.isidentifier() for part in class_path.split("."))
+    own = module_name.split(".")[0] in OWN_PACKAGES and all(
+        part.isidentifier() for part in class_path.split(".")
+    )
     if not own and not trust:
         raise ModelFileError(
             f"{file}: names the class {class_path!r}, which is not one of ours; it is not imported. If you know where "
@@ -161,7 +172,9 @@ def _segmenter_class(class_path: str, file: Path, trust: bool) -> type[Segmenter
     try:
         cls = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ModelFileError(f"{file}: names the class {class_path!r}, which cannot be found ({error})") from error
+        raise ModelFileError(
+            f"{file}: names the class {class_path!r}, which cannot be found ({error})"
+        ) from error
     if not (isinstance(cls, type) and issubclass(cls, Segmenter)):
         raise ModelFileError(f"{file}: names {class_path!r}, which is not a segmenter")
     return cls

@@ -121,7 +121,9 @@ class Predictor:
         return values
 
 
-def load(path: str | Path, device: str | None = None, trust: bool = False, overlap: float | None = None) -> Predictor:
+def load(
+    path: str | Path, device: str | None = None, trust: bool = False, overlap: float | None = None
+) -> Predictor:
     """Load a ``model.safetensors`` and return a ready predictor: ``load(path).predict("scan.nii.gz").mask``.
 
     Raises:

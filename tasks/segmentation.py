@@ -78,7 +78,7 @@ class SegmentationTask(lightning.LightningModule):
         output = self.network(channels_last(batch.image))
         return deep_supervision(self.loss, [output.logits, *output.aux], batch.mask)
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
+    def training_step(self, batch: Batch, index: int) -> Tensor:
         """One step; refuses a loss that is not finite."""
         self._keys = batch.key
         loss = self.compute_loss(batch)
@@ -94,15 +94,17 @@ class SegmentationTask(lightning.LightningModule):
         """
         if self.trainer.precision == "16-mixed":
             return
-        norms = [p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = [
+            p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         if norms and not torch.isfinite(torch.stack(norms)).all():
             raise NonFiniteError(self._not_finite("a gradient became infinite or NaN"))
 
-    def validation_step(self, batch: Batch, _index: int) -> None:
+    def validation_step(self, batch: Batch, index: int) -> None:
         """Measure whole cases."""
         self._measure(batch, "val")
 
-    def test_step(self, batch: Batch, _index: int) -> None:
+    def test_step(self, batch: Batch, index: int) -> None:
         """Measure whole cases."""
         self._measure(batch, "test")
 
@@ -119,7 +121,10 @@ class SegmentationTask(lightning.LightningModule):
         optimizer = self.optimizer(self.parameters())
         if self.scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "epoch"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "epoch"},
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random state: a resumed run draws what an uninterrupted one draws (dropout)."""

@@ -20,8 +20,10 @@ def test_the_file_takes_its_name_when_it_is_done(tmp_path: Path) -> None:
         assert temporary.name.endswith("mask.nii.gz")  # writers choose the format by all suffixes
         assert temporary.name.startswith(".")  # readers of folders pass it over
         temporary.write_bytes(b"whole")
+        inode = temporary.stat().st_ino
         assert not final.exists()
     assert final.read_bytes() == b"whole"
+    assert final.stat().st_ino == inode  # it was renamed, which is one step, not copied
     assert os.listdir(final.parent) == ["mask.nii.gz"]
 
 

@@ -92,20 +92,24 @@ def test_the_second_time_nothing_is_read(
         make_cache().get(read_layout(mri_dataset).cases[1])
 
 
-def test_a_changed_file_is_prepared_anew(tmp_path: Path, make_cache: MakeCache) -> None:
-    mask = np.zeros((4, 5, 6), np.uint8)
-    case = write_case(tmp_path, numbered(4, 5, 6), mask)
+@pytest.mark.parametrize("which", ["image", "mask"])
+def test_a_changed_file_is_prepared_anew(which: str, tmp_path: Path, make_cache: MakeCache) -> None:
+    paths = {"image": tmp_path / "image.nii", "mask": tmp_path / "mask.nii"}
+    arrays = {"image": numbered(4, 5, 6), "mask": np.zeros((4, 5, 6), np.uint8)}
+    for name, path in paths.items():
+        nib.Nifti1Image(arrays[name], np.eye(4)).to_filename(path)
+    case = Case("c", (paths["image"],), paths["mask"], "c")
     cache = make_cache(normalization="none")
     cache.get(case)
-    write_case(tmp_path, numbered(4, 5, 6) + 1000, mask)
-    # The same length perhaps, and a clock that stood still: the time in nanoseconds tells.
-    stamp = case.images[0].stat().st_mtime_ns
-    os.utime(case.images[0], ns=(stamp + 1, stamp + 1))
-    np.testing.assert_array_equal(cache.get(case).image[0], numbered(4, 5, 6) + 1000)
-    mask[0] = 1
-    write_case(tmp_path, numbered(4, 5, 6) + 1000, mask)
-    os.utime(case.mask, ns=(stamp + 2, stamp + 2))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(cache.get(case).mask, mask)
+    before = paths[which].stat()
+    arrays[which][0] = 1
+    nib.Nifti1Image(arrays[which], np.eye(4)).to_filename(paths[which])
+    # As many bytes as before, a moment later.
+    os.utime(paths[which], ns=(before.st_mtime_ns + 1, before.st_mtime_ns + 1))
+    assert paths[which].stat().st_size == before.st_size
+    prepared = cache.get(case)
+    np.testing.assert_array_equal(prepared.image[0], arrays["image"])
+    np.testing.assert_array_equal(prepared.mask, arrays["mask"])
 
 
 @pytest.mark.parametrize(
@@ -354,10 +358,13 @@ def test_a_case_without_foreground_gives_background(tmp_path: Path, make_cache: 
 def test_every_case_comes_equally_often(mri_dataset: Path, make_cache: MakeCache) -> None:
     cases = read_layout(mri_dataset).cases
     dataset = patches_of(make_cache(), cases, Patch((4, 4, 4)))
-    keys = [dataset[n].key for n in range(18)]
+    samples = [dataset[n] for n in range(18)]
+    keys = [sample.key for sample in samples]
     for turn in range(3):
         assert sorted(keys[turn * 6 : turn * 6 + 6]) == [c.key for c in cases]
     assert keys[:6] != keys[6:12]
+    # The cases of one turn are cut at different places.
+    assert len({tuple(sample.geometry.affine[:3, 3]) for sample in samples[:6]}) > 3
 
 
 # ------------------------------------------------------------------------------------------ the others

@@ -64,8 +64,8 @@ def is_cancelled_by_a_norm(name):
 def test_every_combination(encoder, fusion, attention, ndim):
     model = build(encoder, fusion, attention, ndim, deep_supervision=True)
     for block in model.modules():
-        if isinstance(block, SE):  # At these widths it has one hidden unit, which may be dead at first.
-            nn.init.ones_(block.squeeze.bias)
+        if isinstance(block, SE):  # At these widths it has one hidden unit, which may start dead.
+            nn.init.constant_(block.squeeze.bias, 5.0)
     x = image(ndim)
     size = x.shape[2:]
 

@@ -30,7 +30,7 @@ def describe(root: Path, description: Any) -> None:
 
 NNUNET = {
     "channel_names": {"1": "T2", "0": "T1"},
-    "labels": {"background": 0, "tumour": 2, "oedema": 1},
+    "labels": {"oedema": 2, "background": 0, "tumour": 1},
     "file_ending": ".nii.gz",
 }
 DECATHLON = {
@@ -107,7 +107,7 @@ def test_nnunet_raw_with_two_channels(tmp_path: Path) -> None:
     layout = read_layout(nnunet(tmp_path))
     assert layout.kind == "nnunet"
     assert layout.channels == ("T1", "T2")
-    assert list(layout.classes.items()) == [("background", 0), ("oedema", 1), ("tumour", 2)]  # type: ignore[union-attr]
+    assert list(layout.classes.items()) == [("background", 0), ("tumour", 1), ("oedema", 2)]  # type: ignore[union-attr]
     assert [c.key for c in layout.cases] == ["case_0", "case_1", "case_2"]
     assert layout.cases[1].images == (
         tmp_path / "imagesTr/case_1_0000.nii.gz",

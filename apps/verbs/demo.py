@@ -11,7 +11,9 @@ RECIPE = "mri_tissue_demo"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("-o", "--output", default="runs/demo", help="folder for everything (default: runs/demo)")
+    parser.add_argument(
+        "-o", "--output", default="runs/demo", help="folder for everything (default: runs/demo)"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
 
 
@@ -27,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     print("1/4 prepare: ICBM-152 T1 template, slabs of axial slices")
     demo = job.prepare(folder)
-    print(f"    held out: axial slices {demo.held_out.start} to {demo.held_out.stop - 1}; trained on the others")
+    print(
+        f"    held out: axial slices {demo.held_out.start} to {demo.held_out.stop - 1}; trained on the others"
+    )
     print("2/4 fit: a small attention U-Net on 2D slices")
     quiet = ["-q"] if args.quiet else []
     overrides = [f"--data.root={demo.dataset}", f"--trainer.default_root_dir={folder}"]

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument("--probabilities", action="store_true", help="also write the probabilities (npz)")
     parser.add_argument(
-        "--trust", action="store_true", help="run the code of a model whose class is not ours; know its source"
+        "--trust",
+        action="store_true",
+        help="run the code of a model whose class is not ours; know its source",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
@@ -54,5 +56,7 @@ def run(args: argparse.Namespace) -> int:
     for row in summary.failed:
         console.print(f"failed: {row.path}: {row.error}", style="red", markup=False, highlight=False)
     count = len(summary.rows) - len(summary.failed)
-    print(f"{count} of {len(summary.rows)} predicted into {summary.output}; see {summary.output / STATUS_FILE}")
+    print(
+        f"{count} of {len(summary.rows)} predicted into {summary.output}; see {summary.output / STATUS_FILE}"
+    )
     return summary.exit_code

@@ -46,7 +46,9 @@ class NiftiImage(Image):
         try:
             file = nib.load(path)
         except _DAMAGE as error:
-            raise DataError(f"{path}: cannot be read as NIfTI ({_first_line(error)}); is it complete?") from error
+            raise DataError(
+                f"{path}: cannot be read as NIfTI ({_first_line(error)}); is it complete?"
+            ) from error
         if not isinstance(file, nib.nifti1.Nifti1Pair):  # CIFTI, or gzip of another format
             raise DataError(f"{path}: is no NIfTI image ({type(file).__name__}); convert it to .nii.gz")
         self._file = file
@@ -55,7 +57,9 @@ class NiftiImage(Image):
         while len(shape) > 4 and shape[-1] == 1:
             shape = shape[:-1]
         if not 2 <= len(shape) <= 4:
-            raise DataError(f"{path}: has {len(shape)} axes {shape}; accepted are volumes of 3 axes, or 4 with channels")
+            raise DataError(
+                f"{path}: has {len(shape)} axes {shape}; accepted are volumes of 3 axes, or 4 with channels"
+            )
         spatial = (*shape[:3], 1)[:3] if len(shape) < 4 else shape[:3]
         try:
             self.geometry = Geometry(file.affine, spatial, RAS_MM)
@@ -83,7 +87,9 @@ class NiftiImage(Image):
             # A file of two axes has no third one to index.
             block = np.asarray(self._file.dataobj[window[: len(self._file.shape)]])
         except _DAMAGE as error:
-            raise DataError(f"{self.path}: data cannot be read ({_first_line(error)}); is it complete?") from error
+            raise DataError(
+                f"{self.path}: data cannot be read ({_first_line(error)}); is it complete?"
+            ) from error
         block = block.reshape(*(w.stop - w.start for w in window), len(self.channels))
         return np.ascontiguousarray(np.moveaxis(block, -1, 0), dtype=self.dtype)
 
@@ -91,7 +97,9 @@ class NiftiImage(Image):
 def save_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
     """Write a label map ``(*S)`` on the grid of ``like``: same affine, and its qform, sform and codes kept."""
     if mask.ndim != 3:
-        raise DataError(f"{path}: a volume cannot hold a mask of shape {mask.shape}; write .png or .tif instead")
+        raise DataError(
+            f"{path}: a volume cannot hold a mask of shape {mask.shape}; write .png or .tif instead"
+        )
     source = like.meta.get("header")
     dtype = np.uint8 if mask.max(initial=0) <= 255 else np.uint16
     data = mask.astype(dtype)

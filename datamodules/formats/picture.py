@@ -17,8 +17,28 @@ from datamodules.guard import check_size, content_type
 from datamodules.image import Image, Window
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-_NAMES = {1: ("gray",), 2: ("gray", "alpha"), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}
-_PILLOW_MODES = {"1", "L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I", "F", "P", "PA", "CMYK", "YCbCr"}
+_NAMES = {
+    1: ("gray",),
+    2: ("gray", "alpha"),
+    3: ("red", "green", "blue"),
+    4: ("red", "green", "blue", "alpha"),
+}
+_PILLOW_MODES = {
+    "1",
+    "L",
+    "LA",
+    "RGB",
+    "RGBA",
+    "I;16",
+    "I;16B",
+    "I;16L",
+    "I",
+    "F",
+    "P",
+    "PA",
+    "CMYK",
+    "YCbCr",
+}
 
 
 class PillowImage(Image):
@@ -35,11 +55,15 @@ class PillowImage(Image):
             raw = str([part.args for part in getattr(picture, "tile", ())])
         check_size(path, (height, width, 4))
         if "16B" in raw and not mode.startswith("I"):  # Pillow would drop the lower 8 bits without a word
-            raise DataError(f"{path}: PNG of several channels is read with 8 bits each, not 16; save it as TIFF")
+            raise DataError(
+                f"{path}: PNG of several channels is read with 8 bits each, not 16; save it as TIFF"
+            )
         if mode not in _PILLOW_MODES:
             raise DataError(f"{path}: colour mode {mode} is not read; save it as gray, RGB or RGBA")
         self._to_rgb = mode in ("CMYK", "YCbCr")
-        bands = 3 if self._to_rgb else 1 if mode in ("P", "1") else len(PIL.Image.new(mode, (1, 1)).getbands())
+        bands = (
+            3 if self._to_rgb else 1 if mode in ("P", "1") else len(PIL.Image.new(mode, (1, 1)).getbands())
+        )
         self.channels = _NAMES[bands]
         wide = {"I;16": np.uint16, "I;16B": np.uint16, "I;16L": np.uint16, "I": np.int32, "F": np.float32}
         self.dtype = np.dtype(wide.get(mode, np.uint8))
@@ -86,7 +110,9 @@ class TiffImage(Image):
         letters = "".join(a for a, _ in kept)
         bands = [(i, n) for i, (a, n) in enumerate(kept) if a not in "YX"]
         if "Y" not in letters or "X" not in letters or len(bands) > 1:
-            raise DataError(f"{path}: has axes {axes} {shape}; accepted are rows and columns, with or without channels")
+            raise DataError(
+                f"{path}: has axes {axes} {shape}; accepted are rows and columns, with or without channels"
+            )
         lengths = dict(kept)
         self._band_axis = bands[0][0] if bands else None
         count = bands[0][1] if bands else 1
@@ -106,7 +132,9 @@ class TiffImage(Image):
             array = array.reshape(self._stored_shape())
         except Exception as error:  # tifffile's decoders raise many kinds
             if "imagecodecs" in str(error):
-                raise DataError(f"{self.path}: {error}; pip install imagecodecs, or save it with deflate") from error
+                raise DataError(
+                    f"{self.path}: {error}; pip install imagecodecs, or save it with deflate"
+                ) from error
             raise DataError(f"{self.path}: the TIFF is damaged or cut off ({error})") from error
         if self._band_axis is None:
             array = array[None]
