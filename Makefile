@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Where it is set, every start would compile torch and its friends again: half a minute each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: lock demo test test-all check bench setup clean
 
@@ -31,7 +33,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.hippocampus
+	$(BIN)/python -m benchmarks.tiled_inference
 
 clean:
 	rm -rf $(VENV) runs out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

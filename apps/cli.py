@@ -52,14 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("DELINEATE_TRACEBACK"):
             raise
-        if not _is_ours(error):
+        said = _said_by_us(error)
+        if said is None:
             print(
                 f"delineate: unexpected {type(error).__name__}: {error}\n"
                 "Set DELINEATE_TRACEBACK=1 to see where it happened, and report it.",
                 file=sys.stderr,
             )
             return 2
-        print(f"delineate: {error}", file=sys.stderr)
+        print(f"delineate: {said}", file=sys.stderr)
         return 2
 
 
@@ -95,9 +96,14 @@ def shadowed_packages() -> str | None:
     return None
 
 
-def _is_ours(error: Exception) -> bool:
-    """Errors that already say what to do: shown as one sentence."""
-    return type(error).__module__.split(".")[0] in ("datamodules", "tasks", "models", "apps")
+def _said_by_us(error: BaseException | None) -> BaseException | None:
+    """The innermost error of ours: it says in one sentence what to do, whatever parser wrapped it."""
+    found = None
+    while error is not None:
+        if type(error).__module__.split(".")[0] in ("datamodules", "tasks", "models", "apps"):
+            found = error
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def _version() -> str:

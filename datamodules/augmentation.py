@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.classes import IGNORE
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -61,7 +63,8 @@ class Augmentation:
                     scale_range=[self.scale] * ndim,
                     translate_range=[self.shift * n for n in size],
                     mode=("bilinear", "nearest"),
-                    padding_mode=("border", "border"),
+                    # What is turned in from outside repeats the edge; its label is not known (see Augmenter).
+                    padding_mode=("border", "zeros"),
                 )
             )
         chain += [mt.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in self.flip]
@@ -103,10 +106,12 @@ class Augmenter:
         lead = mask[None] if mask.ndim == image.ndim - 1 else mask
         data: dict[Any, Any] = {
             "image": torch.from_numpy(np.array(image, dtype=np.float32)),
-            "mask": torch.from_numpy(lead.astype(np.float32)),
+            # One higher, so that the zeros from outside the patch become IGNORE on the way back.
+            "mask": torch.from_numpy(lead.astype(np.float32) + 1),
         }
         data = self.compose(data)
-        changed = _plain(data["mask"]).round().long()
+        shifted = _plain(data["mask"]).round().long()
+        changed = torch.where(shifted == 0, IGNORE, shifted - 1)
         return _plain(data["image"]).float(), changed[0] if mask.ndim == image.ndim - 1 else changed
 
 

@@ -25,6 +25,8 @@ from datamodules.preprocessing import Preprocessing
 _FORMAT = 1
 # Positions kept per class: enough to sample patches around, small for any volume.
 _POSITIONS = 4096
+# Cases whose memory maps stay open: two files each.
+_OPENED = 128
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class CaseCache:
         self.preprocessing = preprocessing
         self.classes = classes
         self.ignore_value = ignore_value
+        self._opened: dict[str, Prepared] = {}
 
     def get(self, case: Case) -> Prepared:
         """Return a prepared case, preparing it first where that was not done yet.
@@ -73,6 +76,13 @@ class CaseCache:
         Raises:
             DataError: a file is damaged, image and mask do not lie on one grid, or mask values are undeclared.
         """
+        if case.key not in self._opened:
+            if len(self._opened) >= _OPENED:
+                self._opened.pop(next(iter(self._opened)))
+            self._opened[case.key] = self._open(case)
+        return self._opened[case.key]
+
+    def _open(self, case: Case) -> Prepared:
         place = self.folder / self._key(case)
         if not (place.with_suffix(".json")).is_file():
             self._prepare(case, place)

@@ -23,7 +23,7 @@ class RandomPatches(Dataset[Sample]):
         cache: gives prepared cases.
         cases: what to draw from; every case comes equally often.
         patch: what to cut.
-        foreground: share of patches centred on a random position of a random foreground class (each class
+        foreground: share of patches that contain a random position of a random foreground class (each class
             equally often, however small it is); the others lie anywhere.
         augmenter: changes each patch, or None.
         seed: everything random comes from it and the patch's number.

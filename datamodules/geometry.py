@@ -20,7 +20,7 @@ PIXEL = "pixel"
 RAS_MM = "RAS+ mm"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Geometry:
     """The map from array index to world.
 

@@ -46,6 +46,7 @@ class Layout:
     cases: tuple[Case, ...]
     channels: tuple[str, ...] | None = None
     classes: Mapping[str, int] | None = field(default=None)
+    ignore_value: int | None = None
 
 
 def read_layout(root: str | Path, group_pattern: str | None = None) -> Layout:
@@ -130,7 +131,7 @@ def _nnunet(folder: Path, description: Mapping[str, Any], pattern: str | None) -
             f"{folder} (nnU-Net raw): missing {_few(missing) if missing else 'files in labelsTr/'}"
         )
     return Layout(
-        folder, "nnunet", tuple(cases), channels, _label_values(folder, description.get("labels", {}))
+        folder, "nnunet", tuple(cases), channels, *_label_values(folder, description.get("labels", {}))
     )
 
 
@@ -151,12 +152,15 @@ def _decathlon(folder: Path, description: Mapping[str, Any], pattern: str | None
             f"{folder} (Decathlon): missing {_few(missing) if missing else 'entries in training'}"
         )
     return Layout(
-        folder, "decathlon", tuple(cases), channels, _label_values(folder, description.get("labels", {}))
+        folder, "decathlon", tuple(cases), channels, *_label_values(folder, description.get("labels", {}))
     )
 
 
-def _label_values(folder: Path, labels: Mapping[str, Any]) -> dict[str, int] | None:
-    """nnU-Net writes name -> value, Decathlon value -> name; both become name -> value."""
+def _label_values(folder: Path, labels: Mapping[str, Any]) -> tuple[dict[str, int] | None, int | None]:
+    """nnU-Net writes name -> value, Decathlon value -> name: both become name -> value.
+
+    nnU-Net's label ``ignore`` is no class: its value is returned beside them.
+    """
     values = {}
     for key, value in labels.items():
         if isinstance(value, list):
@@ -165,7 +169,8 @@ def _label_values(folder: Path, labels: Mapping[str, Any]) -> dict[str, int] | N
             )
         name, number = (key, value) if isinstance(value, int) else (value, key)
         values[str(name)] = int(number)
-    return dict(sorted(values.items(), key=lambda item: item[1])) or None
+    ignored = values.pop("ignore", None)
+    return dict(sorted(values.items(), key=lambda item: item[1])) or None, ignored
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

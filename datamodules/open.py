@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.atomic import atomic_path
 from datamodules.classes import Classes
 from datamodules.errors import DataError
 from datamodules.formats import nifti, picture
@@ -14,6 +15,8 @@ from datamodules.guard import content_type, local_file
 from datamodules.image import Image, Stack
 
 SUFFIXES = (*nifti.SUFFIXES, *picture.SUFFIXES)
+# Never JPEG: it changes labels.
+MASK_SUFFIXES = (*nifti.SUFFIXES, ".png", ".tif", ".tiff")
 
 # Content, not the name, chooses the reader.
 _READERS: dict[str, Callable[[Path], Image]] = {
@@ -92,12 +95,16 @@ def save_mask(path: str | Path, mask: np.ndarray, like: Image, classes: Classes 
     if mask.dtype.kind not in "uib" or (mask.size and (mask.min() < 0 or mask.max() > 65535)):
         raise DataError(f"{file}: mask values must be whole numbers from 0 to 65535, got {mask.dtype}")
     suffix = suffix_of(file)
-    if suffix in nifti.SUFFIXES:
-        nifti.save_nifti(file, mask, like)
-    elif suffix in (".png", ".tif", ".tiff"):
-        picture.save_picture(file, mask, like, classes)
-    else:
+    if suffix not in MASK_SUFFIXES:
         raise DataError(
-            f"{file}: masks are written as .nii.gz, .nii, .png or .tif, not as {file.suffix or 'nothing'}"
+            f"{file}: masks are written as {', '.join(MASK_SUFFIXES)}, not as {file.suffix or 'a file without suffix'}"
         )
-    open_image(file)  # a file that cannot be opened again is no output
+    wanted, instead = (3, ".png or .tif") if suffix in nifti.SUFFIXES else (2, ".nii.gz")
+    if mask.ndim != wanted:
+        raise DataError(f"{file}: {suffix} cannot hold a mask of shape {mask.shape}; write {instead} instead")
+    with atomic_path(file) as temporary:
+        if suffix in nifti.SUFFIXES:
+            nifti.save_nifti(temporary, mask, like)
+        else:
+            picture.save_picture(temporary, mask, like, classes)
+        open_image(temporary)  # a file that cannot be opened again never takes the final name

@@ -44,7 +44,7 @@ class SegmentationData(lightning.LightningDataModule):
         ignore_value: value of mask files that is neither loss nor metric.
         batch_size: patches per step.
         patches_per_epoch: how many patches are one epoch; as many as training cases when not given.
-        foreground: share of patches centred on foreground, each class equally often.
+        foreground: share of patches that hold foreground for certain, each class equally often.
         augmentation: random changes of training patches.
         seed: order, positions, changes and random splits come from it.
         num_workers: loader processes; 0 loads in the training process.
@@ -89,7 +89,7 @@ class SegmentationData(lightning.LightningDataModule):
         self.ndim = self.patch.ndim
         self.splits_file = splits
         self.fractions = fractions
-        self.ignore_value = ignore_value
+        self.ignore_value = self.layout.ignore_value if ignore_value is None else ignore_value
         self.batch_size = batch_size
         self.patches_per_epoch = patches_per_epoch
         self.foreground = foreground

@@ -24,10 +24,13 @@ def read_splits(layout: Layout, path: Path) -> Splits:
     try:
         data = json.loads(path.read_text("utf-8"))
         splits = {name: [str(key) for key in data.get(name, [])] for name in NAMES}
+        foreign = sorted(set(data) - set(NAMES))
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(
             f"{path}: is not {{'train': [...], 'val': [...], 'test': [...]}} ({error})"
         ) from error
+    if foreign:
+        raise DataError(f"{path}: has the splits {', '.join(foreign)}; accepted are {', '.join(NAMES)}")
     known = {case.key for case in layout.cases}
     unknown = sorted({key for keys in splits.values() for key in keys} - known)
     if unknown:

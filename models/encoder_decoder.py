@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.attention.placement import place_attention
 from models.decoders import DECODERS
 from models.encoders import ENCODERS
+from models.errors import ModelError
 from models.interfaces import Output, Prompts, Segmenter
 from models.layers import conv, resize
 from models.parts import Part, make_part, split_part
@@ -45,7 +46,7 @@ class EncoderDecoder(Segmenter):
     ) -> None:
         super().__init__()
         if ndim not in self.ndims:
-            raise ValueError(f"ndim is {ndim}; {type(self).__name__} exists in 2D and 3D")
+            raise ModelError(f"ndim is {ndim}; {type(self).__name__} exists in 2D and 3D")
         self.ndim = ndim
         self.in_channels = in_channels
         self.num_classes = num_classes
@@ -67,6 +68,14 @@ class EncoderDecoder(Segmenter):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> the encoder's maps, fine to coarse."""
+        coarsest = [-(-n // s) for n, s in zip(image.shape[2:], self.encoder.strides[-1], strict=True)]
+        if all(n == 1 for n in coarsest):
+            # One position has no statistics to normalise by.
+            wanted = [max(n, s + 1) for n, s in zip(image.shape[2:], self.encoder.strides[-1], strict=True)]
+            raise ModelError(
+                f"an image of {tuple(image.shape[2:])} is a single position at this encoder's coarsest level; give at "
+                f"least {tuple(wanted)}, or an encoder of fewer levels"
+            )
         return self.encoder(image)
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from models.errors import ModelError
 from models.presets import read_preset
 
 
@@ -201,7 +202,7 @@ class Segmenter(nn.Module, ABC):
         """
         if image.ndim != self.ndim + 2 or image.shape[1] != self.in_channels:
             axes = ", ".join("DHW"[-self.ndim :])
-            raise ValueError(
+            raise ModelError(
                 f"image has shape {tuple(image.shape)}; {type(self).__name__} wants (batch, "
                 f"{self.in_channels}, {axes}): {self.in_channels} channel(s) and {self.ndim} spatial axes"
             )

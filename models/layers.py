@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import ModelError
+
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 _CONV: dict[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -24,7 +26,7 @@ def per_axis(value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,) * ndim
     if len(value) != ndim:
-        raise ValueError(f"{list(value)} has {len(value)} number(s); {ndim} spatial axes want {ndim}")
+        raise ModelError(f"{list(value)} has {len(value)} number(s); {ndim} spatial axes want {ndim}")
     return tuple(value)
 
 
@@ -40,7 +42,7 @@ def conv(
     """A convolution with odd kernel and 'same' padding: size ``S -> ceil(S / stride)``."""
     kernel = per_axis(kernel, ndim)
     if any(k % 2 == 0 for k in kernel):
-        raise ValueError(f"kernel {list(kernel)} has an even number; sizes are only kept by odd kernels")
+        raise ModelError(f"kernel {list(kernel)} has an even number; sizes are only kept by odd kernels")
     padding = tuple(k // 2 for k in kernel)
     return _CONV[ndim](
         in_channels, out_channels, kernel, per_axis(stride, ndim), padding, groups=groups, bias=bias
@@ -62,13 +64,13 @@ def norm(name: str, ndim: int, channels: int) -> nn.Module:
         return nn.GroupNorm(max(1, channels // 8) if channels % 8 == 0 else 1, channels)
     if name == "none":
         return nn.Identity()
-    raise ValueError(f"norm {name!r} is not known; choose from {', '.join(NORMS)}")
+    raise ModelError(f"norm {name!r} is not known; choose from {', '.join(NORMS)}")
 
 
 def activation(name: str) -> nn.Module:
     """``relu`` | ``leaky_relu`` (slope 0.01) | ``gelu`` | ``silu``."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is not known; choose from {', '.join(ACTIVATIONS)}")
+        raise ModelError(f"activation {name!r} is not known; choose from {', '.join(ACTIVATIONS)}")
     cls = ACTIVATIONS[name]
     return cls() if name in ("gelu",) else cls(inplace=True)
 

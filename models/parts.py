@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from models.errors import ModelError
+
 # Spelled out for configuration parsers, which want a closed type: no class is ever made from such a value.
 Part = str | dict[str, bool | int | float | str | list[int | list[int]] | list[str] | None]
 
@@ -21,7 +23,7 @@ def split_part(part: Part | Mapping[str, Any], kind: str) -> tuple[str, dict[str
     options = dict(part)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"{kind}: {dict(part)} has no name; write e.g. {{name: ..., option: ...}}")
+        raise ModelError(f"{kind}: {dict(part)} has no name; write e.g. {{name: ..., option: ...}}")
     return name, options
 
 
@@ -42,13 +44,13 @@ def make_part(
     """
     name, options = split_part(part, kind)
     if name not in table:
-        raise ValueError(f"{kind} {name!r} is not known; choose from: {', '.join(sorted(table))}")
+        raise ModelError(f"{kind} {name!r} is not known; choose from: {', '.join(sorted(table))}")
     cls = table[name]
     parameters = list(inspect.signature(cls).parameters.values())
     accepted = [p.name for p in parameters[len(args) :] if p.name not in runtime]
     unknown = [option for option in options if option not in accepted]
     if unknown:
-        raise ValueError(
+        raise ModelError(
             f"{kind} {name!r} has no option {', '.join(map(repr, unknown))}; "
             f"it accepts: {', '.join(accepted) or 'none'}"
         )

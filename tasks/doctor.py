@@ -89,7 +89,7 @@ def _extras() -> list[Finding]:
         try:
             findings.append(Finding(f"extra {name}", f"{package} {version(package)} ({what})"))
         except PackageNotFoundError:
-            remedy = f"only for {what}: pip install 'delineate[{name}]'"
+            remedy = f"only for {what}: pip install -c constraints.txt '.[{name}]'"
             findings.append(Finding(f"extra {name}", "not installed (optional)", True, remedy))
     return findings
 

@@ -22,7 +22,7 @@ class Input:
 
     Attributes:
         files: one file, or one per channel.
-        name: how it is called in tables: its path as given, relative to the folder that was named.
+        name: how it is called in tables: the path of its (first) file, as the user named it.
         output: where its mask goes, relative to the output folder.
     """
 
@@ -95,5 +95,5 @@ def _grouped(pairs: Iterable[tuple[Path, PurePosixPath]], channels: int) -> list
         suffix = suffix_of(first) or ".nii.gz"
         stem = case[: len(case) - len(suffix_of(first))] if len(members) > 1 else stem_of(first)
         output = relative.with_name(stem + _MASK_SUFFIX.get(suffix, suffix))
-        inputs.append(Input(tuple(file for file, _ in members), str(relative), output))
+        inputs.append(Input(tuple(file for file, _ in members), str(first), output))
     return inputs

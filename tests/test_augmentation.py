@@ -192,3 +192,14 @@ def test_overlapping_masks(size: tuple[int, ...]) -> None:
     assert tuple(labels.shape) == masks.shape
     assert (labels.sum(0) == 1).all()
     assert overlap(image[0].numpy() > 0.5, labels[0].numpy() == 1) > 0.93
+
+
+def test_what_is_turned_in_from_outside_has_no_label() -> None:
+    turned = Augmenter(Augmentation(affine=1.0, rotate=45.0, scale=0.0, shift=0.3, intensity=0.0), (20, 20))
+    image = np.ones((1, 20, 20), np.float32)
+    seen = set()
+    for seed in range(5):
+        changed, mask = turned(image, np.ones((20, 20), np.uint8), seed)
+        assert torch.allclose(changed, torch.ones(1))
+        seen |= set(mask.unique().tolist())
+    assert seen == {1, IGNORE}

@@ -471,3 +471,11 @@ def test_tiny_network_learns(attention):
             n for n, t in model.state_dict().items() if n.startswith(block) and not torch.equal(t, before[n])
         ]
         assert moved, "the attention did not learn"
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_an_image_too_small_for_the_encoder_is_refused_with_what_fits(norm: str) -> None:
+    network = EncoderDecoder(1, 2, encoder={"name": "plain", "widths": [4, 4, 4, 4], "norm": norm})
+    with pytest.raises(ValueError, match=r"\(8, 6\) is a single position .* at least \(9, 9\)"):
+        network(torch.zeros(2, 1, 8, 6))
+    assert network(torch.zeros(2, 1, 9, 9)).logits.shape == (2, 2, 9, 9)

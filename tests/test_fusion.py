@@ -134,4 +134,4 @@ class TestAttentionGate:
         with pytest.raises(
             ValueError, match="norm 'layer' is not known; choose from instance, batch, group, none"
         ):
-            AttentionGate(6, 10, norm_name="layer")
+            AttentionGate(6, 10, norm="layer")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from datamodules import DataError
 from datamodules.layouts import Case, Layout, read_layout
 from datamodules.splits import NAMES, check_no_leak, make_splits, read_splits
+from tests.synthetic import make_mri_dataset
 
 
 def touch(root: Path, *names: str) -> None:
@@ -300,3 +301,23 @@ def test_splits_that_are_no_json(tmp_path: Path) -> None:
     (tmp_path / "splits.json").write_text("train: a1")
     with pytest.raises(DataError, match=r"splits\.json: is not"):
         read_splits(LAYOUT, tmp_path / "splits.json")
+
+
+def test_the_ignore_label_of_nnunet_is_no_class(tmp_path: Path) -> None:
+    labels = {"background": 0, "organ": 1, "ignore": 2}
+    root = make_mri_dataset(tmp_path, cases=1)
+    (root / "images").rename(root / "imagesTr")
+    (root / "labels").rename(root / "labelsTr")
+    (root / "imagesTr" / "case_00.nii.gz").rename(root / "imagesTr" / "case_00_0000.nii.gz")
+    description = {"channel_names": {"0": "T1"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(description))
+    layout = read_layout(root)
+    assert layout.classes == {"background": 0, "organ": 1}
+    assert layout.ignore_value == 2
+
+
+def test_a_split_of_another_name_is_refused(tmp_path: Path) -> None:
+    root = make_mri_dataset(tmp_path, cases=1)
+    (root / "splits.json").write_text(json.dumps({"train": ["case_00"], "valid": []}))
+    with pytest.raises(DataError, match="has the splits valid"):
+        read_splits(read_layout(root), root / "splits.json")

@@ -115,7 +115,7 @@ def test_bad_files_are_named_and_the_rest_done(run: Path, tmp_path: Path) -> Non
     )
     assert code == 1
     with (out / "status.csv").open(encoding="utf-8", newline="") as stream:
-        rows = {row["path"]: row for row in csv.DictReader(stream)}
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(stream)}
     assert {name for name, row in rows.items() if row["status"] == "failed"} == {
         "case_01.nii.gz",
         "junk.nii.gz",
@@ -194,7 +194,7 @@ def test_inputs_are_collected_with_their_tree_and_their_channels(tmp_path: Path)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     one = collect_inputs([str(tmp_path)], channels=1)
-    assert [i.name for i in one] == [
+    assert [Path(i.name).relative_to(tmp_path).as_posix() for i in one] == [
         "a_0000.nii.gz",
         "a_0001.nii.gz",
         "b/c_0000.nii.gz",

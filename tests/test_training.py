@@ -316,3 +316,24 @@ def test_resampling_to_a_target_spacing_comes_back_to_the_source_grid(mri: Path,
         / ((prediction.mask == 1).sum() + (reference == 1).sum())
     )
     assert overlap > 0.6
+
+
+@pytest.mark.parametrize(
+    ("switch", "said"),
+    [
+        (["--model.network.attention", "nonsense"], "attention 'nonsense' is not known; choose from: eca"),
+        (
+            ["--model.network.encoder.width", "[4]"],
+            "encoder 'plain' has no option 'width'; it accepts: widths",
+        ),
+        (["--model.network.encoder", "{name: timm}"], "timm backbones are 2D"),
+    ],
+)
+def test_a_wrong_network_is_one_sentence(
+    mri: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], switch: list[str], said: str
+) -> None:
+    folders = ["--data.root", str(mri), "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", "-q", *MRI, *folders, *switch]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Union" not in err

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     from apps.verbs import training
     from tasks import demo as job
+    from tasks.demo_picture import draw
     from tasks.evaluation import evaluate
     from tasks.prediction import predict
 
@@ -58,11 +59,13 @@ def run(args: argparse.Namespace) -> int:
         images=held_out / "images",
     )
     shutil.copyfile(held_out / "report" / "report.html", folder / "report.html")
+    middle = demo.held_out[len(demo.held_out) // 2]
+    draw(demo.image, demo.reference, prediction, job.CLASSES, middle, folder / "overview.png")
     for name, score in scores["dice"].items():
         print(f"    Dice on held-out slices, {name}: {score:.4f}")
     print(
         f"\nIn {folder}: model.safetensors, image.nii.gz, reference.nii.gz, prediction.nii.gz, metrics.json, "
-        f"report.html\nOne template of one average brain: this shows the way, it is not a benchmark.\n\nTry next:\n"
+        f"report.html, overview.png\nOne template of one average brain: this shows the way, it is not a benchmark.\n\nTry next:\n"
         f"  delineate predict -m {folder}/model.safetensors -i {folder}/image.nii.gz -o out\n"
         f"  delineate evaluate {prediction} {demo.reference} -o out/report\n"
         f"  delineate recipes\n"

@@ -11,7 +11,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from datamodules.atomic import atomic_path
 from datamodules.errors import DataError
 from datamodules.geometry import RAS_MM, Geometry
 from datamodules.guard import check_size, content_type
@@ -95,11 +94,10 @@ class NiftiImage(Image):
 
 
 def save_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
-    """Write a label map ``(*S)`` on the grid of ``like``: same affine, and its qform, sform and codes kept."""
-    if mask.ndim != 3:
-        raise DataError(
-            f"{path}: a volume cannot hold a mask of shape {mask.shape}; write .png or .tif instead"
-        )
+    """Write a label map ``(*S)`` on the grid of ``like``: same affine, and its qform, sform and codes kept.
+
+    :func:`datamodules.save_mask` checks the mask and makes the write whole or nothing.
+    """
     source = like.meta.get("header")
     dtype = np.uint8 if mask.max(initial=0) <= 255 else np.uint16
     data = mask.astype(dtype)
@@ -123,8 +121,7 @@ def save_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
             image = cls(data, affine, header)
     else:
         image = nib.Nifti1Image(data, affine)
-    with atomic_path(path) as temporary:
-        nib.save(image, temporary)
+    nib.save(image, path)
 
 
 def _verify_gzip(path: Path) -> None:

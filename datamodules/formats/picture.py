@@ -9,7 +9,6 @@ import numpy as np
 import PIL.Image
 import tifffile
 
-from datamodules.atomic import atomic_path
 from datamodules.classes import Classes
 from datamodules.errors import DataError
 from datamodules.geometry import Geometry
@@ -99,11 +98,17 @@ class TiffImage(Image):
         try:
             with tifffile.TiffFile(path) as tiff:
                 series = tiff.series[0]
+                geo = bool(tiff.pages.first.is_geotiff)
                 axes, shape = series.axes, series.shape
                 self.dtype = np.dtype(series.dtype)
         except Exception as error:  # tifffile's parsers raise many kinds
             raise DataError(f"{path}: cannot be read as TIFF ({error}); is it complete?") from error
         check_size(path, shape)
+        if geo:
+            warnings.warn(
+                f"{path}: is a GeoTIFF, whose place in the world is not read yet: its mask will have none",
+                stacklevel=2,
+            )
         if self.dtype.kind not in "uifb":
             raise DataError(f"{path}: holds values of type {self.dtype}; accepted are whole and real numbers")
         kept = [(a, n) for a, n in zip(axes, shape, strict=True) if a in "YX" or n > 1]
@@ -131,10 +136,6 @@ class TiffImage(Image):
                 array = tifffile.imread(self.path)
             array = array.reshape(self._stored_shape())
         except Exception as error:  # tifffile's decoders raise many kinds
-            if "imagecodecs" in str(error):
-                raise DataError(
-                    f"{self.path}: {error}; pip install imagecodecs, or save it with deflate"
-                ) from error
             raise DataError(f"{self.path}: the TIFF is damaged or cut off ({error})") from error
         if self._band_axis is None:
             array = array[None]
@@ -150,20 +151,20 @@ class TiffImage(Image):
 
 
 def save_picture(path: Path, mask: np.ndarray, like: Image, classes: Classes | None = None) -> None:
-    """Write a label map ``(rows, columns)``: PNG with a palette where values fit in 8 bits, or TIFF."""
-    if mask.ndim != 2:
-        raise DataError(f"{path}: a picture cannot hold a mask of shape {mask.shape}; write .nii.gz instead")
+    """Write a label map ``(rows, columns)``: PNG with a palette where values fit in 8 bits, or TIFF.
+
+    :func:`datamodules.save_mask` checks the mask and makes the write whole or nothing.
+    """
     wide = mask.max(initial=0) > 255
     data = mask.astype(np.uint16 if wide else np.uint8)
-    with atomic_path(path) as temporary:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            tifffile.imwrite(temporary, data, compression="zlib")
-            return
-        picture = PIL.Image.fromarray(data)
-        if classes is not None and not wide:
-            picture = PIL.Image.frombytes("P", picture.size, data.tobytes())
-            picture.putpalette(classes.palette())
-        picture.save(temporary)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        tifffile.imwrite(path, data, compression="zlib")
+        return
+    picture = PIL.Image.fromarray(data)
+    if classes is not None and not wide:
+        picture = PIL.Image.frombytes("P", picture.size, data.tobytes())
+        picture.putpalette(classes.palette())
+    picture.save(path)
 
 
 def _opened(path: Path) -> PIL.Image.Image:

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from models.errors import ModelError
+
 
 class AttentionMap(nn.Identity):
     """Marks the tensor of attention weights inside a block, so that it can be read with a forward hook.
@@ -31,9 +33,9 @@ class AttentionBlock(nn.Module):
         super().__init__()
         if ndim not in self.ndims:
             accepted = " or ".join(f"{n}D" for n in sorted(self.ndims))
-            raise ValueError(f"{type(self).__name__} exists in {accepted} only; it was asked for {ndim}D")
+            raise ModelError(f"{type(self).__name__} exists in {accepted} only; it was asked for {ndim}D")
         if channels < 1:
-            raise ValueError(f"{type(self).__name__} wants at least one channel, got {channels}")
+            raise ModelError(f"{type(self).__name__} wants at least one channel, got {channels}")
         self.channels = channels
         self.ndim = ndim
 

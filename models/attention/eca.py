@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap, global_mean, over_space
+from models.errors import ModelError
 
 
 def eca_kernel_size(channels: int, gamma: float = 2.0, beta: float = 1.0) -> int:
@@ -31,7 +32,7 @@ class ECA(AttentionBlock):
         super().__init__(channels, ndim)
         kernel_size = kernel_size or eca_kernel_size(channels)
         if kernel_size % 2 == 0:
-            raise ValueError(f"ECA wants an odd kernel_size, got {kernel_size}; try {kernel_size + 1}")
+            raise ModelError(f"ECA wants an odd kernel_size, got {kernel_size}; try {kernel_size + 1}")
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.map = AttentionMap()
 

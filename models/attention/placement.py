@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from models.attention import ATTENTION
+from models.errors import ModelError
 from models.interfaces import Decoder, Encoder
 from models.parts import make_part, split_part
 
@@ -43,12 +44,12 @@ def _place_one(entry: str | Mapping[str, Any], encoder: Encoder, decoder: Decode
     levels = options.pop("levels", None)
     for place in [places] if isinstance(places, str) else places:
         if place not in PLACES:
-            raise ValueError(f"attention cannot go at {place!r}; choose from {', '.join(PLACES)}")
+            raise ModelError(f"attention cannot go at {place!r}; choose from {', '.join(PLACES)}")
         available = _channels_at(place, encoder, decoder)
         wanted = available if levels is None else [levels] if isinstance(levels, int) else levels
         for level in wanted:
             if level not in available:
-                raise ValueError(f"attention at {place!r} has levels {sorted(available)}, not {level}")
+                raise ModelError(f"attention at {place!r} has levels {sorted(available)}, not {level}")
             block = make_part(
                 ATTENTION, {"name": name, **options}, "attention", available[level], ndim=encoder.ndim
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap, over_space
+from models.errors import ModelError
 from models.layers import conv
 
 LAYOUTS = ("parallel", "sequential")
@@ -87,10 +88,10 @@ class PSA(AttentionBlock):
     ) -> None:
         super().__init__(channels, ndim)
         if layout not in LAYOUTS:
-            raise ValueError(f"PSA layout {layout!r} is not known; choose from {', '.join(LAYOUTS)}")
+            raise ModelError(f"PSA layout {layout!r} is not known; choose from {', '.join(LAYOUTS)}")
         multiple = 8 if official and layout == "sequential" else 2
         if channels % multiple:
-            raise ValueError(f"PSA ({layout}) wants channels in multiples of {multiple}, got {channels}")
+            raise ModelError(f"PSA ({layout}) wants channels in multiples of {multiple}, got {channels}")
         self.layout = layout
         self.channel = _ChannelBranch(channels, ndim, layout, official)
         self.spatial = _SpatialBranch(channels, ndim, layout, official)

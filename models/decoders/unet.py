@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.errors import ModelError
 from models.fusion import FUSION
 from models.interfaces import Decoder, Encoder, Prompts
 from models.layers import ConvBlock, conv, crop, resize, transposed_conv
@@ -26,7 +27,7 @@ class Upsample(nn.Module):
     ) -> None:
         super().__init__()
         if mode not in UPSAMPLING:
-            raise ValueError(f"upsampling {mode!r} is not known; choose from {', '.join(UPSAMPLING)}")
+            raise ModelError(f"upsampling {mode!r} is not known; choose from {', '.join(UPSAMPLING)}")
         self.transposed = mode == "transposed"
         self.project = (
             transposed_conv(ndim, in_channels, out_channels, stride)
@@ -71,14 +72,14 @@ class UNetDecoder(Decoder):
         stem = any(s > 1 for s in encoder.strides[0])
         stages = skips + stem
         if stages == 0:
-            raise ValueError(
+            raise ModelError(
                 "the encoder has one level, at the image's grid: nothing to decode; give it two or more"
             )
         if widths is None:
             first = [max(8, encoder.out_channels[0] // 2)] if stem else []
             widths = [*first, *encoder.out_channels[:-1]]
         if len(widths) != stages:
-            raise ValueError(f"decoder widths has {len(widths)} entries; this encoder wants {stages}")
+            raise ModelError(f"decoder widths has {len(widths)} entries; this encoder wants {stages}")
         self.out_channels = tuple(widths)
         self.stem = stem
         self.upsamples = nn.ModuleList()

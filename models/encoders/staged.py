@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.errors import ModelError
 from models.interfaces import Encoder
 from models.layers import per_axis
 
@@ -45,7 +46,7 @@ class StagedEncoder(Encoder):
         blocks = [blocks] * levels if isinstance(blocks, int) else blocks
         for name, values in (("strides", strides), ("kernels", kernels), ("blocks", blocks)):
             if len(values) != levels:
-                raise ValueError(f"{name} has {len(values)} entries; widths has {levels}: give one per level")
+                raise ModelError(f"{name} has {len(values)} entries; widths has {levels}: give one per level")
         self.ndim = ndim
         self.in_channels = in_channels
         self.out_channels = tuple(widths)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.errors import ModelError
 from models.interfaces import Encoder
 
 
@@ -45,10 +46,10 @@ class TimmEncoder(Encoder):
         import timm  # Here and below, not above: it takes seconds, and only this encoder needs it.
 
         if ndim != 2:
-            raise ValueError(f"timm backbones are 2D; for {ndim}D use encoder: plain or residual")
+            raise ModelError(f"timm backbones are 2D; for {ndim}D use encoder: plain or residual")
         if not timm.is_model(backbone):
             close = ", ".join(difflib.get_close_matches(backbone, timm.list_models(), n=8))
-            raise ValueError(
+            raise ModelError(
                 f"timm has no backbone {backbone!r}; did you mean one of: {close or 'see timm.list_models()'}"
             )
         file = None if weights == "pretrained" else weights
@@ -65,7 +66,7 @@ class TimmEncoder(Encoder):
         except RuntimeError as error:
             if file is None:
                 raise
-            raise ValueError(f"weights: {file} does not fit {backbone}: {error}") from error
+            raise ModelError(f"weights: {file} does not fit {backbone}: {error}") from error
         if file is not None:
             _check_loaded(body, given, backbone, file)
         self.body = body
@@ -84,7 +85,7 @@ class TimmEncoder(Encoder):
         """
         name = self._module_of_map(level)
         if name is None:
-            raise ValueError(
+            raise ModelError(
                 f"this timm backbone does not expose the module that makes its level {level}; "
                 "place attention at 'skips' or 'decoder' instead of 'encoder' or 'bottleneck'"
             )
@@ -144,11 +145,11 @@ def _tensors(file: str) -> list[Tensor]:
     from timm.models import load_state_dict
 
     if not Path(file).is_file():
-        raise ValueError(f"weights: {file} is not a file; give a path, 'pretrained' or nothing")
+        raise ModelError(f"weights: {file} is not a file; give a path, 'pretrained' or nothing")
     try:
         return [value for value in load_state_dict(file).values() if isinstance(value, Tensor)]
     except Exception as error:
-        raise ValueError(
+        raise ModelError(
             f"weights: {file} cannot be read as tensors alone, and code in it is not run; "
             f"save the network's state_dict() as .safetensors ({type(error).__name__})"
         ) from error
@@ -159,7 +160,7 @@ def _check_loaded(body: nn.Module, given: list[Tensor], backbone: str, file: str
     weights = [p for p in body.parameters() if p.ndim > 1 and not p.is_meta]
     found = sum(any(t.shape == p.shape and torch.equal(t.to(p.dtype), p) for t in given) for p in weights)
     if found < len(weights) / 2:
-        raise ValueError(
+        raise ModelError(
             f"weights: {file} holds {found} of the {len(weights)} weight tensors of {backbone}; "
             "it is for another network or not in timm's naming"
         )

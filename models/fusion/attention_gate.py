@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionMap
 from models.interfaces import Fusion
-from models.layers import conv, norm
+from models.layers import conv
+from models.layers import norm as make_norm
 
 
 class AttentionGate(Fusion):
@@ -22,18 +23,18 @@ class AttentionGate(Fusion):
         x_channels: channels of the decoder map.
         skip_channels: channels of the skip.
         ndim: number of spatial axes.
-        norm_name: normalisation behind each convolution.
+        norm: normalisation behind each convolution.
     """
 
-    def __init__(self, x_channels: int, skip_channels: int, ndim: int = 2, norm_name: str = "batch") -> None:
+    def __init__(self, x_channels: int, skip_channels: int, ndim: int = 2, norm: str = "batch") -> None:
         super().__init__()
         hidden = max(1, skip_channels // 2)
         self.out_channels = x_channels + skip_channels
-        self.from_x = nn.Sequential(conv(ndim, x_channels, hidden, kernel=1), norm(norm_name, ndim, hidden))
+        self.from_x = nn.Sequential(conv(ndim, x_channels, hidden, kernel=1), make_norm(norm, ndim, hidden))
         self.from_skip = nn.Sequential(
-            conv(ndim, skip_channels, hidden, kernel=1), norm(norm_name, ndim, hidden)
+            conv(ndim, skip_channels, hidden, kernel=1), make_norm(norm, ndim, hidden)
         )
-        self.psi = nn.Sequential(conv(ndim, hidden, 1, kernel=1), norm(norm_name, ndim, 1))
+        self.psi = nn.Sequential(conv(ndim, hidden, 1, kernel=1), make_norm(norm, ndim, 1))
         self.map = AttentionMap()
 
     def weights(self, x: Tensor, skip: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Each benchmark compares ours with a peer in one run and prints the ratio. Nothing here is a test."""
