@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,12 @@ class DelineateCLI(LightningCLI):
             self.config.checkpoint.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
         if trainer.precision is None:
             trainer.precision = default_precision()
+        elif "16" in str(trainer.precision) and not torch.cuda.is_available():
+            warnings.warn(
+                f"trainer.precision {trainer.precision} on a CPU: instance-normalised 3D networks became NaN in it "
+                "here; leave it out for float32",
+                stacklevel=2,
+            )
 
 
 def default_precision() -> str:

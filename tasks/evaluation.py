@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,11 @@ from typing import Any
 import numpy as np
 
 from datamodules.atomic import write_text
-from datamodules.classes import IGNORE, Classes
+from datamodules.classes import Classes
 from datamodules.errors import DataError
 from datamodules.geometry import RAS_MM, Geometry
-from datamodules.image import Image
-from datamodules.open import SUFFIXES, open_image, stem_of, suffix_of
 from tasks.overlap import EMPTY_RULE, counts, dice, iou, mean_score
-
-# Two masks lie on one grid when their corners are this close, in elements: programs round the rotation of a
-# volume differently when they write it.
-TOLERANCE = 0.05
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The files of one case. ``case`` is the stem, with its folder below the references' folder."""
-
-    case: str
-    prediction: Path
-    reference: Path
+from tasks.pairs import Pair, found_classes, pair_files, read_pair, written_classes
 
 
 @dataclass(frozen=True)
@@ -225,144 +210,6 @@ def evaluate(
     if output is not None:
         _write(evaluation, Path(output), predictions, None if images is None else Path(images))
     return evaluation
-
-
-def pair_files(predictions: Path, references: Path) -> tuple[list[Pair], list[tuple[str, str]], list[str]]:
-    """Pair two folders by stem and folder, or two files.
-
-    Returns:
-        The pairs, the problems (file, reason), and the predictions without a reference.
-
-    Raises:
-        DataError: a path is missing, a file meets a folder, or the references' folder holds no mask.
-    """
-    for path in (predictions, references):
-        if not path.exists():
-            raise DataError(
-                f"{path}: no such file or folder; give the predictions first, then the references"
-            )
-    if predictions.is_file() and references.is_file():
-        return [Pair(stem_of(references), predictions, references)], [], []
-    if predictions.is_file() or references.is_file():
-        raise DataError(
-            f"{predictions} and {references}: one is a file, one a folder; give two files or two folders"
-        )
-    drawn, true = by_stem(predictions), by_stem(references)
-    if not true:
-        raise DataError(f"{references}: holds no mask; accepted are {', '.join(SUFFIXES)}")
-    pairs, problems = [], []
-    for case, files in true.items():
-        partners = drawn.pop(case, [])
-        if not partners:
-            problems.append((str(files[0]), f"no prediction named {case}.* in {predictions}"))
-        elif len(files) > 1 or len(partners) > 1:
-            same = ", ".join(str(file) for file in (files if len(files) > 1 else partners))
-            problems.append((str(files[0]), f"several files have the stem {case} ({same}); leave one"))
-        else:
-            pairs.append(Pair(case, partners[0], files[0]))
-    return pairs, problems, [str(file) for files in drawn.values() for file in files]
-
-
-def folder_of(predictions: Path) -> Path:
-    """Where ``predict`` left its notes: the folder, or the one that the file is in."""
-    return predictions if predictions.is_dir() else predictions.parent
-
-
-def by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Folder and stem below ``folder`` -> files. Hidden files and other formats are passed over."""
-    found: dict[str, list[Path]] = {}
-    for file in sorted(folder.rglob("*")):
-        if suffix_of(file) and not file.name.startswith(".") and file.is_file():
-            found.setdefault((file.relative_to(folder).parent / stem_of(file)).as_posix(), []).append(file)
-    return found
-
-
-def read_pair(
-    pair: Pair, classes: Classes, ignore_value: int | None
-) -> tuple[np.ndarray, np.ndarray, Geometry]:
-    """Read both masks as class indices, and their grid: ``(*S)``, or ``(K, *S)`` where classes overlap.
-
-    Raises:
-        DataError: a file is damaged, its values are undeclared, or the two do not lie on one grid.
-    """
-    drawn, true = open_image(pair.prediction), open_image(pair.reference)
-    if not drawn.geometry.agrees_with(true.geometry, TOLERANCE):
-        raise DataError(
-            f"{pair.prediction} ({_grid(drawn.geometry)}) does not lie on the grid of {pair.reference} "
-            f"({_grid(true.geometry)}); predict on the image that the reference was drawn on, or resample "
-            "the prediction onto the reference with nearest neighbours"
-        )
-    prediction, reference = (_indices(image, classes, ignore_value) for image in (drawn, true))
-    holes = int(((prediction == IGNORE) & (reference != IGNORE)).sum())
-    if holes:
-        raise DataError(
-            f"{pair.prediction}: has the value to ignore ({ignore_value}) at {holes} positions that the "
-            "reference knows; a prediction must say a class there"
-        )
-    return prediction, reference, true.geometry
-
-
-def written_classes(predictions: Path) -> Classes | None:
-    """The classes that ``predict`` wrote to ``predictions.json`` beside its masks; None where there is none.
-
-    Raises:
-        DataError: the file is there, but does not hold classes.
-    """
-    file = folder_of(predictions) / "predictions.json"
-    if not file.is_file():
-        return None
-    try:
-        entry = json.loads(file.read_text("utf-8"))["classes"]
-        if not all(re.fullmatch("#[0-9a-fA-F]{6}", c["colour"]) for c in entry["classes"]):
-            raise ValueError("colours are written #rrggbb")
-        return Classes.from_json(entry)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise DataError(
-            f"{file}: does not hold classes as predict writes them ({error}); name them yourself"
-        ) from error
-
-
-def found_classes(references: Iterable[Path], ignore_value: int | None) -> Classes:
-    """Every value in the references is a class, ``class <value>``; 0 is the background.
-
-    Raises:
-        DataError: no reference can be read, or the values are not those of masks.
-    """
-    values, reasons = {0}, []
-    for file in references:
-        try:
-            values |= set(np.unique(open_image(file).read()).tolist()) - {ignore_value}
-        except (DataError, OSError) as error:
-            reasons.append(str(error))
-    listed = sorted(values)
-    if len(listed) < 2:
-        why = "; ".join(reasons) or "the references that have a prediction hold no value but 0"
-        raise DataError(
-            f"the classes cannot be told: {why}. Name the classes, as in --classes background,lesion"
-        )
-    if len(listed) >= IGNORE or not all(float(v).is_integer() and 0 <= v <= 65535 for v in listed):
-        raise DataError(
-            f"the references hold {len(listed)} values from {listed[0]:g} to {listed[-1]:g}: that is no mask "
-            f"of fewer than {IGNORE} classes. If these are not images, name the classes (--classes)"
-        )
-    return Classes({"background" if v == 0 else f"class {int(v)}": int(v) for v in listed})
-
-
-def _indices(image: Image, classes: Classes, ignore_value: int | None) -> np.ndarray:
-    values = image.read()
-    wanted = 1 if classes.exclusive else len(classes)
-    if len(values) != wanted:
-        what = "one, whose values are the classes" if classes.exclusive else f"{wanted}, one for each class"
-        raise DataError(f"{image.path}: has {len(values)} channels; a mask of these classes has {what}")
-    if classes.exclusive:
-        return classes.to_index(values[0], image.path, ignore_value)
-    return Classes({"absent": 0, "present": 1}).to_index(values, image.path, ignore_value)
-
-
-def _grid(geometry: Geometry) -> str:
-    shape, spacing = (" x ".join(f"{n:g}" for n in part) for part in (geometry.shape, geometry.spacing))
-    origin = ", ".join(f"{n:g}" for n in geometry.affine[:-1, -1])
-    return f"shape {shape}, spacing {spacing}, origin {origin}, frame {geometry.frame}"
 
 
 def _write(evaluation: Evaluation, folder: Path, predictions: Path, images: Path | None) -> None:

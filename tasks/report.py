@@ -26,8 +26,9 @@ from datamodules.classes import IGNORE, Classes
 from datamodules.errors import DataError
 from datamodules.geometry import RAS_MM, Geometry, reorient_array
 from datamodules.open import open_image, stem_of
-from tasks.evaluation import TOLERANCE, Evaluation, Pair, by_stem, folder_of, read_pair
+from tasks.evaluation import Evaluation
 from tasks.overlap import EMPTY_RULE, mean_score
+from tasks.pairs import TOLERANCE, Pair, by_stem, folder_of, read_pair
 
 # How prediction and reference compare at a position; from Okabe and Ito's colours for colour-blind readers.
 AGREEMENT = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from models.encoders.staged import StagedEncoder
-from models.layers import ConvBlock, activation, conv, norm
+from models.layers import ConvBlock, activation, conv, norm, per_axis
 
 
 class ResidualBlock(nn.Module):
@@ -16,8 +18,8 @@ class ResidualBlock(nn.Module):
         ndim: int,
         in_channels: int,
         out_channels: int,
-        kernel: tuple[int, ...],
-        stride: tuple[int, ...],
+        kernel: int | Sequence[int],
+        stride: int | Sequence[int],
         norm_name: str,
         activation_name: str,
     ) -> None:
@@ -27,7 +29,7 @@ class ResidualBlock(nn.Module):
             conv(ndim, out_channels, out_channels, kernel, bias=norm_name == "none"),
             norm(norm_name, ndim, out_channels),
         )
-        if in_channels == out_channels and all(s == 1 for s in stride):
+        if in_channels == out_channels and all(s == 1 for s in per_axis(stride, ndim)):
             self.shortcut: nn.Module = nn.Identity()
         else:
             self.shortcut = nn.Sequential(
@@ -42,23 +44,6 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualEncoder(StagedEncoder):
-    """Each stage is ``blocks`` residual blocks; the first one is strided."""
+    """Each stage is ``blocks`` residual blocks."""
 
-    def make_stage(
-        self,
-        in_channels: int,
-        out_channels: int,
-        blocks: int,
-        kernel: tuple[int, ...],
-        stride: tuple[int, ...],
-        norm: str,
-        activation: str,
-    ) -> nn.Sequential:
-        """Return one stage."""
-        one = (1,) * self.ndim
-        first = ResidualBlock(self.ndim, in_channels, out_channels, kernel, stride, norm, activation)
-        rest = (
-            ResidualBlock(self.ndim, out_channels, out_channels, kernel, one, norm, activation)
-            for _ in range(blocks - 1)
-        )
-        return nn.Sequential(first, *rest)
+    block = ResidualBlock

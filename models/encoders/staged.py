@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -26,7 +26,12 @@ class StagedEncoder(Encoder):
         kernels: kernel of each stage's convolutions, in the same form. Defaults to 3.
         norm: instance, batch, group or none.
         activation: leaky_relu, relu, gelu or silu.
+
+    A subclass is its ``block``, constructed as ``block(ndim, in_channels, out_channels, kernel, stride, norm,
+    activation)``; the first block of a stage takes the stride.
     """
+
+    block: ClassVar[type[nn.Module]]
 
     def __init__(
         self,
@@ -63,19 +68,6 @@ class StagedEncoder(Encoder):
             reached = [r * s for r, s in zip(reached, stride, strict=True)]
             totals.append(tuple(reached))
         self.strides = tuple(totals)
-
-    @abstractmethod
-    def make_stage(
-        self,
-        in_channels: int,
-        out_channels: int,
-        blocks: int,
-        kernel: tuple[int, ...],
-        stride: tuple[int, ...],
-        norm: str,
-        activation: str,
-    ) -> nn.Sequential:
-        """Return one stage; its first convolution takes the stride."""
 
     def append(self, level: int, block: nn.Module) -> None:
         """Put ``block`` behind level ``level``."""
