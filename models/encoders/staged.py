@@ -62,9 +62,11 @@ class StagedEncoder(Encoder):
             stride = per_axis(strides[level], ndim)
             kernel = per_axis(kernels[level], ndim)
             before = in_channels if level == 0 else widths[level - 1]
-            self.stages.append(
-                self.make_stage(before, width, blocks[level], kernel, stride, norm, activation)
+            first = self.block(ndim, before, width, kernel, stride, norm, activation)
+            rest = (
+                self.block(ndim, width, width, kernel, 1, norm, activation) for _ in range(blocks[level] - 1)
             )
+            self.stages.append(nn.Sequential(first, *rest))
             reached = [r * s for r, s in zip(reached, stride, strict=True)]
             totals.append(tuple(reached))
         self.strides = tuple(totals)
