@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from datamodules.atomic import atomic_path
 from datamodules.segmentation import SegmentationData
-from tasks.callbacks import MODEL_FILE, ModelFileWriter
+from tasks.callbacks import CHECKPOINTS, MODEL_FILE, LastCheckpoint, ModelFileWriter, is_rehearsal
 from tasks.model_file import ModelFileError, load_model
 from tasks.segmentation import SegmentationTask
 
@@ -38,7 +38,6 @@ class DelineateCLI(LightningCLI):
             {
                 "checkpoint.monitor": "val/dice",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.filename": "best",
                 "checkpoint.enable_version_counter": False,
             }
@@ -56,7 +55,7 @@ class DelineateCLI(LightningCLI):
         if trainer.default_root_dir is None:
             trainer.default_root_dir = DEFAULT_FOLDER
         if self.config.checkpoint.dirpath is None:
-            self.config.checkpoint.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+            self.config.checkpoint.dirpath = str(Path(trainer.default_root_dir) / CHECKPOINTS)
         if trainer.precision is None:
             trainer.precision = default_precision()
         elif "16" in str(trainer.precision) and not torch.cuda.is_available():
@@ -103,7 +102,7 @@ def train_or_measure(verb: str, arguments: Sequence[str], quiet: bool) -> int:
         auto_configure_optimizers=False,
         parser_kwargs={"prog": f"delineate {verb}"},
         trainer_defaults={
-            "callbacks": [ModelFileWriter()],
+            "callbacks": [ModelFileWriter(), LastCheckpoint()],
             "enable_model_summary": False,
             "enable_progress_bar": not quiet,
         },
@@ -123,7 +122,7 @@ def _fit(cli: DelineateCLI, quiet: bool) -> None:
     folder = Path(cli.trainer.default_root_dir)
     if cli.config.weights:
         _load_weights(cli)
-    if not cli.trainer.fast_dev_run:
+    if not is_rehearsal(cli.trainer):
         with atomic_path(folder / CONFIG_FILE) as temporary:
             cli.parser.save(cli.config, temporary, skip_unset=False, skip_validation=True, overwrite=True)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
@@ -132,7 +131,7 @@ def _fit(cli: DelineateCLI, quiet: bool) -> None:
         _print_scores(cli, "test")
     else:
         _print_scores(cli, "val")
-    if not cli.trainer.fast_dev_run and not quiet:
+    if not is_rehearsal(cli.trainer) and not quiet:
         print(f"model: {folder / MODEL_FILE}")
         print(f"next:  delineate predict -m {folder / MODEL_FILE} -i IMAGES -o OUT")
 

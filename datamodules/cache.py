@@ -76,14 +76,14 @@ class CaseCache:
         Raises:
             DataError: a file is damaged, image and mask do not lie on one grid, or mask values are undeclared.
         """
-        if case.key not in self._opened:
+        key = self._key(case)
+        if key not in self._opened:
             if len(self._opened) >= _OPENED:
                 self._opened.pop(next(iter(self._opened)))
-            self._opened[case.key] = self._open(case)
-        return self._opened[case.key]
+            self._opened[key] = self._open(case, self.folder / key)
+        return self._opened[key]
 
-    def _open(self, case: Case) -> Prepared:
-        place = self.folder / self._key(case)
+    def _open(self, case: Case, place: Path) -> Prepared:
         if not (place.with_suffix(".json")).is_file():
             self._prepare(case, place)
         described = json.loads(place.with_suffix(".json").read_text("utf-8"))

@@ -97,7 +97,7 @@ def save_mask(path: str | Path, mask: np.ndarray, like: Image, classes: Classes 
     suffix = suffix_of(file)
     if suffix not in MASK_SUFFIXES:
         raise DataError(
-            f"{file}: masks are written as {', '.join(MASK_SUFFIXES)}, not as {file.suffix or 'a file without suffix'}"
+            f"{file}: masks are written as {', '.join(MASK_SUFFIXES)}, not as {file.suffix or 'nothing'}"
         )
     wanted, instead = (3, ".png or .tif") if suffix in nifti.SUFFIXES else (2, ".nii.gz")
     if mask.ndim != wanted:

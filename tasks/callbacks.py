@@ -18,6 +18,19 @@ from tasks.segmentation import SegmentationTask
 MODEL_FILE = "model.safetensors"
 METRICS_FILE = "metrics.json"
 SPLITS_FILE = "splits.json"
+CHECKPOINTS = "checkpoints"
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes ``checkpoints/last.ckpt`` at the end of every epoch, validated or not: the one to resume from."""
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Lie beside the best checkpoint."""
+        self.dirpath = str(Path(trainer.default_root_dir) / CHECKPOINTS)
+        super().setup(trainer, pl_module, stage)
 
 
 class ModelFileWriter(Callback):
@@ -31,24 +44,24 @@ class ModelFileWriter(Callback):
     def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Write the splits that this run uses."""
         folder, data = Path(trainer.default_root_dir), _data(trainer)
-        if not trainer.fast_dev_run:
+        if not is_rehearsal(trainer):
             write_text(folder / SPLITS_FILE, json.dumps(data.splits, indent=1))
 
     def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Write the model."""
-        if not trainer.fast_dev_run and not trainer.interrupted:
+        if not is_rehearsal(trainer) and not trainer.interrupted:
             self._write(trainer, module)
 
     def on_exception(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
     ) -> None:
         """Write the last good weights where training had begun."""
-        if trainer.state.fn == "fit" and trainer.global_step > 0 and not trainer.fast_dev_run:
+        if trainer.state.fn == "fit" and trainer.global_step > 0 and not is_rehearsal(trainer):
             self._write(trainer, module)
 
     def on_test_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Add the test scores to ``metrics.json`` and to the model file."""
-        if not trainer.fast_dev_run and trainer.global_step > 0:
+        if not is_rehearsal(trainer) and trainer.global_step > 0:
             scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
             self._save(trainer, module, scores)
 
@@ -60,8 +73,11 @@ class ModelFileWriter(Callback):
         scores = {
             k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))
         }
-        checkpoint = trainer.checkpoint_callback
-        if isinstance(checkpoint, ModelCheckpoint) and Path(checkpoint.best_model_path).is_file():
+        for checkpoint in trainer.checkpoint_callbacks:
+            if not isinstance(checkpoint, ModelCheckpoint) or isinstance(checkpoint, LastCheckpoint):
+                continue
+            if not Path(checkpoint.best_model_path).is_file():
+                continue
             best = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)
             module.load_state_dict(best["state_dict"])
             if checkpoint.best_model_score is not None and checkpoint.monitor:
@@ -92,6 +108,11 @@ class ModelFileWriter(Callback):
         )
         save_model(folder / MODEL_FILE, module.network, description)
         write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1))
+
+
+def is_rehearsal(trainer: lightning.Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``, which writes nothing."""
+    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def _data(trainer: lightning.Trainer) -> SegmentationData:

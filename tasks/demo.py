@@ -20,6 +20,7 @@ from datamodules.atomic import atomic_path, write_text
 from datamodules.classes import Classes
 from datamodules.errors import DataError
 from datamodules.geometry import RAS_MM, Geometry
+from datamodules.open import open_image
 from tasks.overlap import counts, dice
 
 CLASSES = Classes(["background", "csf", "grey", "white"])
@@ -90,8 +91,8 @@ def tissue_labels(image: np.ndarray, grey: np.ndarray, white: np.ndarray) -> np.
 def measure(demo: Demo, prediction: Path) -> dict[str, Any]:
     """Dice per tissue on the held-out slices, from the three volumes on disk; written to ``metrics.json``."""
     block = np.s_[:, :, demo.held_out.start : demo.held_out.stop]
-    predicted = np.asarray(nib.load(prediction).dataobj)[block]
-    reference = np.asarray(nib.load(demo.reference).dataobj)[block]
+    predicted = open_image(prediction).read()[0][block]
+    reference = open_image(demo.reference).read()[0][block]
     scores = dice(counts(predicted, reference, len(CLASSES)))
     found = {
         "held_out_slices": {"axis": AXIS, "first": demo.held_out.start, "last": demo.held_out.stop - 1},
@@ -107,10 +108,9 @@ def measure(demo: Demo, prediction: Path) -> dict[str, Any]:
 
 def slab_of(demo: Demo, volume: Path, target: Path) -> None:
     """Write the held-out slices of ``volume``, at their place in the world, for ``evaluate``."""
-    loaded = nib.load(volume)
-    data = np.asarray(loaded.dataobj)
-    geometry = Geometry(loaded.affine, data.shape, RAS_MM)
-    cut = geometry.crop((0, 0, demo.held_out.start), (*data.shape[:2], len(demo.held_out)))
+    image = open_image(volume)
+    data = image.read()[0]
+    cut = image.geometry.crop((0, 0, demo.held_out.start), (*data.shape[:2], len(demo.held_out)))
     _save(target, data[:, :, demo.held_out.start : demo.held_out.stop], cut.affine)
 
 
@@ -126,8 +126,8 @@ def _packaged(what: str) -> tuple[np.ndarray, np.ndarray]:
     file = Path(spec.origin).parent / "datasets" / "data" / name
     if not file.is_file():
         raise DataError(f"{file}: nilearn does not package this file any more; install the pinned version")
-    loaded = nib.load(file)
-    return np.asarray(loaded.dataobj), loaded.affine
+    image = open_image(file)
+    return image.read()[0], image.geometry.affine
 
 
 def _save(path: Path, data: np.ndarray, affine: np.ndarray) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
@@ -13,6 +12,7 @@ from matplotlib.patches import Patch as Swatch
 
 from datamodules.atomic import atomic_path
 from datamodules.classes import Classes
+from datamodules.open import open_image
 
 _PAPER, _INK, _QUIET = "#0f1115", "#f2f2f2", "#a8adb8"
 _LETTERS = ((0.02, 0.5, "R"), (0.98, 0.5, "L"), (0.5, 0.97, "A"), (0.5, 0.03, "P"))
@@ -29,7 +29,7 @@ def draw(image: Path, reference: Path, prediction: Path, classes: Classes, axial
         axial: index of the slice.
         target: the PNG to write.
     """
-    cuts = [np.asarray(nib.load(file).dataobj)[:, :, axial] for file in (image, reference, prediction)]
+    cuts = [open_image(file).read()[0, :, :, axial] for file in (image, reference, prediction)]
     rows, columns = np.nonzero(cuts[0])
     box = np.s_[max(0, rows.min() - 6) : rows.max() + 7, max(0, columns.min() - 6) : columns.max() + 7]
     # RAS index -> picture: anterior up, the patient's right on the left.

@@ -132,8 +132,9 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if not file.is_file():
         raise ModelFileError(f"{file}: no such file; give the model.safetensors that `delineate fit` wrote")
     with file.open("rb") as stream:
-        start = stream.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = stream.read(9)
+    # A safetensors file begins with the length of its header, any 8 bytes, and the header's brace.
+    if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise ModelFileError(
             f"{file}: is a pickle (a torch or Lightning checkpoint), whatever its name; pickles can run code and are "
             "not read. Use the model.safetensors beside it"

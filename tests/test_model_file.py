@@ -214,3 +214,25 @@ def test_an_incomplete_header_is_said(tmp_path: Path, description: Description, 
     broken = rewrite(tmp_path / "model.safetensors", tmp_path / "broken.safetensors", lambda h: h.pop(lost))
     with pytest.raises(ModelFileError, match="header is incomplete"):
         load_model(broken)
+
+
+@pytest.mark.parametrize("length", [0x80, 0x4B50])
+def test_a_header_whose_length_looks_like_a_pickle_is_no_pickle(
+    tmp_path: Path, description: Description, length: int
+) -> None:
+    """A safetensors file begins with the length of its header: any bytes, those of a pickle or a zip too."""
+    save_model(tmp_path / "model.safetensors", small(), description)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    header = whole[8 : 8 + size].rstrip()
+    padded = header.ljust(
+        next(
+            n
+            for n in range(len(header), len(header) + 70000)
+            if n & (0xFF if length == 0x80 else 0xFFFF) == length
+        )
+    )
+    (tmp_path / "padded.safetensors").write_bytes(
+        len(padded).to_bytes(8, "little") + padded + whole[8 + size :]
+    )
+    load_model(tmp_path / "padded.safetensors")
