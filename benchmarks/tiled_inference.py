@@ -48,6 +48,7 @@ def main() -> None:
     def ours() -> np.ndarray:
         return tiler.run(forward, image.numpy())
 
+    @torch.inference_mode()
     def peer() -> np.ndarray:
         scores = sliding_window_inference(image[None], WINDOW, BATCH, forward, OVERLAP, "gaussian")
         return scores[0].numpy()
