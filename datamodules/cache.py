@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from datamodules.atomic import atomic_path
 from datamodules.classes import Classes
 from datamodules.errors import DataError
 from datamodules.geometry import Geometry
+from datamodules.labels import read_labels
 from datamodules.layouts import Case
-from datamodules.open import open_image
 from datamodules.preprocessing import Preprocessing
 
 # Raised when what is stored changes its meaning.
@@ -98,28 +97,15 @@ class CaseCache:
 
     def _key(self, case: Case) -> str:
         """Changes when a file or a setting changes."""
-        files = [*case.images, *([case.mask] if case.mask else [])]
-        stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
+        stamps = [
+            (str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in case.files if f.exists()
+        ]
         settings = [_FORMAT, stamps, self.preprocessing.to_json(), self.classes.to_json(), self.ignore_value]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def _prepare(self, case: Case, place: Path) -> None:
-        image = open_image(case.images)
-        if case.mask is None:
-            raise DataError(f"case {case.key} has no mask, so it cannot be trained on or measured")
-        mask_image = open_image(case.mask)
-        if not mask_image.geometry.agrees_with(image.geometry):
-            raise DataError(
-                f"{case.mask} (shape {mask_image.geometry.shape}, spacing {_short(mask_image.geometry.spacing)}) does "
-                f"not lie on the grid of {image.path} (shape {image.geometry.shape}, spacing "
-                f"{_short(image.geometry.spacing)}); resample the mask onto its image"
-            )
-        values = mask_image.read()
-        if values.shape[0] != 1:
-            raise DataError(
-                f"{case.mask}: has {values.shape[0]} channels; a mask has one, whose values are the classes"
-            )
-        index = self.classes.to_index(values[0], case.mask, self.ignore_value)
+        image = case.open()
+        index = read_labels(case, image, self.classes, self.ignore_value)
         prepared = self.preprocessing.image(image)
         mask = self.preprocessing.mask(index, image.geometry)
         grid = self.preprocessing.grid(image.geometry)
@@ -144,7 +130,3 @@ def class_positions(mask: np.ndarray, classes: int) -> dict[int, np.ndarray]:
             flat = flat[:: -(-flat.size // _POSITIONS)]
             found[index] = np.stack(np.unravel_index(flat, mask.shape), axis=1).astype(np.int32)
     return found
-
-
-def _short(numbers: Sequence[float]) -> str:
-    return " x ".join(f"{n:g}" for n in numbers)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 from datamodules.augmentation import Augmenter
 from datamodules.cache import CaseCache, Prepared
 from datamodules.classes import IGNORE
+from datamodules.geometry import Geometry
 from datamodules.layouts import Case
 from datamodules.patch import Patch
 from datamodules.sample import Sample
@@ -60,7 +61,7 @@ class RandomPatches(Dataset[Sample]):
         else:
             image_tensor, mask_tensor = _tensors(image, mask)
         geometry = prepared.geometry.crop(start, self.patch.size)
-        return Sample(image_tensor, mask_tensor, geometry, case.key, case.group)
+        return _sample(image_tensor, mask_tensor, geometry, case, self.cache)
 
     def _start(self, prepared: Prepared, rng: np.random.Generator) -> list[int]:
         shape = prepared.image.shape[1:]
@@ -97,7 +98,7 @@ class WholeCases(Dataset[Sample]):
         case = self.cases[index]
         prepared = self.cache.get(case)
         image, mask = _tensors(prepared.image, prepared.mask)
-        return Sample(image, mask, prepared.geometry, case.key, case.group)
+        return _sample(image, mask, prepared.geometry, case, self.cache)
 
 
 class EpochSampler(Sampler[int]):
@@ -119,6 +120,15 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))
+
+
+def _sample(
+    image: torch.Tensor, mask: torch.Tensor, geometry: Geometry, case: Case, cache: CaseCache
+) -> Sample:
+    names = cache.classes.names
+    annotated = torch.tensor([case.annotated is None or name in case.annotated for name in names])
+    present = torch.ones(len(image), dtype=torch.bool)
+    return Sample(image, mask, geometry, case.key, case.group, annotated, present)
 
 
 def _tensors(image: np.ndarray, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

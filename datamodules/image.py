@@ -25,6 +25,7 @@ class Image(ABC):
         dtype: what :meth:`read` returns.
         nodata: the value that means "nothing here", or None.
         meta: what its own format needs to write a mask back (plain values, nothing about a patient).
+        files: every file it is made of; ``(path,)`` unless the image says otherwise.
     """
 
     path: Path
@@ -46,9 +47,27 @@ class Image(ABC):
         """
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file the image is made of."""
+        return (self.path,)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """``(C, *S)``."""
         return (len(self.channels), *self.geometry.shape)
+
+    def valid(self, window: Window | None = None) -> np.ndarray:
+        """``(*window)`` booleans: where at least one channel holds something other than :attr:`nodata`.
+
+        Positions that are not valid count neither in statistics, nor in losses, nor in metrics, nor in areas.
+
+        Raises:
+            DataError: as :meth:`read`.
+        """
+        window = self.checked(window)
+        if self.nodata is None:
+            return np.ones([w.stop - w.start for w in window], dtype=bool)
+        return is_data(self.read(window), self.nodata).any(axis=0)
 
     def checked(self, window: Window | None) -> Window:
         """Fill in and check a window.
@@ -70,8 +89,41 @@ class Image(ABC):
         )
 
 
+class Crop(Image):
+    """A window of an image, as an image: one block of a scene."""
+
+    def __init__(self, image: Image, window: Window) -> None:
+        self.image = image
+        self.window = image.checked(window)
+        self.path = image.path
+        self.geometry = image.geometry.crop(
+            [w.start for w in self.window], [w.stop - w.start for w in self.window]
+        )
+        self.channels = image.channels
+        self.dtype = image.dtype
+        self.nodata = image.nodata
+        self.meta = image.meta
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the whole image."""
+        return self.image.files
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """``(C, *window)``, counted from the corner of the crop."""
+        return self.image.read(self._outer(window))
+
+    def valid(self, window: Window | None = None) -> np.ndarray:
+        """``(*window)``, counted from the corner of the crop."""
+        return self.image.valid(self._outer(window))
+
+    def _outer(self, window: Window | None) -> Window:
+        inner = zip(self.checked(window), self.window, strict=True)
+        return tuple(slice(o.start + w.start, o.start + w.stop) for w, o in inner)
+
+
 class Stack(Image):
-    """Several single-channel files on one grid, read as one image: a file per sequence or per band."""
+    """Several files on one grid, read as one image: a file per sequence or per band."""
 
     def __init__(self, images: Sequence[Image], channels: Sequence[str] | None = None) -> None:
         first = images[0]
@@ -97,6 +149,22 @@ class Stack(Image):
     def read(self, window: Window | None = None) -> np.ndarray:
         """``(sum of channels, *window)``."""
         return np.concatenate([image.read(window) for image in self.images]).astype(self.dtype, copy=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of every part."""
+        return tuple(file for image in self.images for file in image.files)
+
+    def valid(self, window: Window | None = None) -> np.ndarray:
+        """``(*window)``: where any of the files holds something."""
+        return np.logical_or.reduce([image.valid(window) for image in self.images])
+
+
+def is_data(array: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Booleans of the same shape: where ``array`` is not ``nodata`` (which may be NaN)."""
+    if nodata is None:
+        return np.ones(array.shape, dtype=bool)
+    return ~np.isnan(array) if np.isnan(nodata) else array != nodata
 
 
 def _short(numbers: Sequence[float]) -> str:

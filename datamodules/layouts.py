@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import DataError
-from datamodules.open import SUFFIXES, stem_of, suffix_of
+from datamodules.image import Crop, Image
+from datamodules.open import SUFFIXES, open_image, stem_of, suffix_of
 
 MASK_FOLDERS = ("masks", "labels")
 
@@ -26,15 +27,40 @@ class Case:
 
     Attributes:
         key: unique name of the case.
-        images: the image's files, in channel order.
-        mask: the mask's file, or None where the case has none.
+        images: the image's files in channel order, or channel name -> file. A channel that a case lacks is left
+            out of the mapping. A folder stands for the DICOM series in it.
+        mask: the mask's file (a raster, or polygons), or class name -> file where classes overlap; None where the
+            case has none.
         group: cases of one group (a patient, a site) never fall into different splits.
+        annotated: names of the classes that were looked for in this case; None means all of them.
+        window: the part of the image that is this case, ``((start, stop), ...)`` per axis; None means all of it.
+        info: what else the dataset says of the case (site, sex, scanner, region ...), for scores per group.
     """
 
     key: str
-    images: tuple[Path, ...]
-    mask: Path | None
+    images: tuple[Path, ...] | Mapping[str, Path]
+    mask: Path | Mapping[str, Path] | None
     group: str
+    annotated: tuple[str, ...] | None = None
+    window: tuple[tuple[int, int], ...] | None = None
+    info: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the case: images, then masks."""
+        images = tuple(self.images.values()) if isinstance(self.images, Mapping) else self.images
+        if self.mask is None:
+            return images
+        return images + (tuple(self.mask.values()) if isinstance(self.mask, Mapping) else (self.mask,))
+
+    def open(self) -> Image:
+        """The case's image: its window, where it has one.
+
+        Raises:
+            DataError: as :func:`datamodules.open_image`.
+        """
+        image = open_image(self.images)
+        return image if self.window is None else Crop(image, tuple(slice(*part) for part in self.window))
 
 
 @dataclass(frozen=True)

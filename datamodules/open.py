@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +40,16 @@ def stem_of(path: str | Path) -> str:
     return name[: len(name) - len(suffix_of(name))] if suffix_of(name) else name
 
 
-def open_image(path: str | Path | Sequence[str | Path], channels: Sequence[str] | None = None) -> Image:
+# What an image can be made of: a file (or the folder of a DICOM series), several on one grid in channel order,
+# or channel name -> file.
+Source = str | Path | Sequence[str | Path] | Mapping[str, Path]
+
+
+def open_image(path: Source, channels: Sequence[str] | None = None) -> Image:
     """Open an image without reading it.
 
     Args:
-        path: a file, or several on one grid that are channels of one image.
+        path: a file, or several on one grid that are channels of one image, in order or by name.
         channels: names to give the channels, where the format has none.
 
     Returns:
@@ -53,6 +58,8 @@ def open_image(path: str | Path | Sequence[str | Path], channels: Sequence[str] 
     Raises:
         DataError: not a local file, empty, damaged, of an unknown format, or channels that do not fit.
     """
+    if isinstance(path, Mapping):
+        return open_image(list(path.values()), list(path))
     if not isinstance(path, str | Path):
         if not path:
             raise DataError("no file is given; an image wants one at least")

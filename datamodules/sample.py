@@ -10,6 +10,8 @@ from torch import Tensor
 
 from datamodules.geometry import Geometry
 
+_TENSORS = ("image", "mask", "annotated", "present")
+
 
 @dataclass
 class Sample:
@@ -22,6 +24,9 @@ class Sample:
         geometry: where the arrays lie.
         key: names the case in messages and tables.
         group: what splits and fairness need kept together or apart (patient, site, sensor).
+        annotated: ``(K,)`` booleans: which classes were looked for in this case. What is background here may hide
+            the others.
+        present: ``(C,)`` booleans: which channels the case has. The others are 0.
     """
 
     image: Tensor
@@ -29,17 +34,24 @@ class Sample:
     geometry: Geometry
     key: str
     group: str
+    annotated: Tensor
+    present: Tensor
 
 
 @dataclass
 class Batch:
-    """Samples of one shape, stacked: image ``(B, C, *S)``, mask ``(B, *S)`` or ``(B, K, *S)``."""
+    """Samples of one shape, stacked.
+
+    Image ``(B, C, *S)``, mask ``(B, *S)`` or ``(B, K, *S)``, annotated ``(B, K)``, present ``(B, C)``.
+    """
 
     image: Tensor
     mask: Tensor
     geometry: list[Geometry]
     key: list[str]
     group: list[str]
+    annotated: Tensor
+    present: Tensor
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
@@ -50,16 +62,18 @@ class Batch:
             geometry=[s.geometry for s in samples],
             key=[s.key for s in samples],
             group=[s.group for s in samples],
+            annotated=torch.stack([s.annotated for s in samples]),
+            present=torch.stack([s.present for s in samples]),
         )
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """Move the tensors (called by the trainer)."""
-        self.image = self.image.to(device, non_blocking=non_blocking)
-        self.mask = self.mask.to(device, non_blocking=non_blocking)
+        for name in _TENSORS:
+            setattr(self, name, getattr(self, name).to(device, non_blocking=non_blocking))
         return self
 
     def pin_memory(self) -> Batch:
         """Pin the tensors (called by the loader)."""
-        self.image = self.image.pin_memory()
-        self.mask = self.mask.pin_memory()
+        for name in _TENSORS:
+            setattr(self, name, getattr(self, name).pin_memory())
         return self
