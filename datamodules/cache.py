@@ -14,7 +14,6 @@ import numpy as np
 
 from datamodules.atomic import atomic_path
 from datamodules.classes import Classes
-from datamodules.errors import DataError
 from datamodules.geometry import Geometry
 from datamodules.labels import read_labels
 from datamodules.layouts import Case
