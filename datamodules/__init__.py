@@ -16,7 +16,9 @@ from datamodules.open import open_image, save_mask
 if TYPE_CHECKING:
     from datamodules.folder import Folder
     from datamodules.mri import MRI
+    from datamodules.satellite import Satellite
     from datamodules.segmentation import SegmentationData
+    from datamodules.xray import XRay
 
 __all__ = [
     "IGNORE",
@@ -27,12 +29,20 @@ __all__ = [
     "Folder",
     "Geometry",
     "Image",
+    "Satellite",
     "SegmentationData",
+    "XRay",
     "open_image",
     "save_mask",
 ]
 
-_LAZY = {"MRI": "mri", "Folder": "folder", "SegmentationData": "segmentation"}
+_LAZY = {
+    "MRI": "mri",
+    "XRay": "xray",
+    "Satellite": "satellite",
+    "Folder": "folder",
+    "SegmentationData": "segmentation",
+}
 
 
 def __getattr__(name: str) -> Any:

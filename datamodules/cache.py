@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,12 @@ from datamodules.classes import Classes
 from datamodules.geometry import Geometry
 from datamodules.labels import read_labels
 from datamodules.layouts import Case
+from datamodules.normalization import Statistics
 from datamodules.preprocessing import Preprocessing
+from datamodules.streamed import StreamedImage, network_view
 
 # Raised when what is stored changes its meaning.
-_FORMAT = 1
+_FORMAT = 2
 # Positions kept per class: enough to sample patches around, small for any volume.
 _POSITIONS = 4096
 # Cases whose memory maps stay open: two files each.
@@ -32,16 +35,18 @@ class Prepared:
     """One case as the network sees it.
 
     Attributes:
-        image: ``(C, *S)`` float32, memory-mapped.
-        mask: ``(*S)`` uint8 class indices with ``IGNORE``, memory-mapped.
+        image: ``(C, *S)`` float32, memory-mapped, or read window by window from the image itself.
+        mask: ``(*S)`` or ``(K, *S)`` uint8 class indices with ``IGNORE``, memory-mapped.
         geometry: the grid of both.
         positions: class index -> ``(n, ndim)`` positions where the class lies (at most some thousands).
+        present: ``(C,)`` booleans: the channels that the case has.
     """
 
-    image: np.ndarray
+    image: np.ndarray | StreamedImage
     mask: np.ndarray
     geometry: Geometry
     positions: dict[int, np.ndarray]
+    present: np.ndarray
 
 
 def default_cache_folder() -> Path:
@@ -87,11 +92,18 @@ class CaseCache:
         described = json.loads(place.with_suffix(".json").read_text("utf-8"))
         with np.load(place.with_suffix(".npz")) as stored:
             positions = {int(name): stored[name] for name in stored.files}
+        if "statistics" in described:
+            known = described["statistics"]
+            statistics = None if known is None else Statistics.from_json(known)
+            image: np.ndarray | StreamedImage = StreamedImage(case.open(), self.preprocessing, statistics)
+        else:
+            image = np.load(place.with_suffix(".image.npy"), mmap_mode="r")
         return Prepared(
-            image=np.load(place.with_suffix(".image.npy"), mmap_mode="r"),
+            image=image,
             mask=np.load(place.with_suffix(".mask.npy"), mmap_mode="r"),
             geometry=Geometry(np.array(described["affine"]), tuple(described["shape"]), described["frame"]),
             positions=positions,
+            present=np.array(described["present"], dtype=bool),
         )
 
     def _key(self, case: Case) -> str:
@@ -99,33 +111,49 @@ class CaseCache:
         stamps = [
             (str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in case.files if f.exists()
         ]
-        settings = [_FORMAT, stamps, self.preprocessing.to_json(), self.classes.to_json(), self.ignore_value]
+        settings = [
+            _FORMAT,
+            stamps,
+            [case.window, case.annotated],
+            self.preprocessing.to_json(),
+            self.classes.to_json(),
+            self.ignore_value,
+        ]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def _prepare(self, case: Case, place: Path) -> None:
         image = case.open()
         index = read_labels(case, image, self.classes, self.ignore_value)
-        prepared = self.preprocessing.image(image)
+        seen = network_view(image, self.preprocessing)
         mask = self.preprocessing.mask(index, image.geometry)
         grid = self.preprocessing.grid(image.geometry)
-        with atomic_path(place.with_suffix(".image.npy")) as file:
-            np.save(file, prepared)
+        described: dict[str, Any] = {
+            "affine": grid.affine.tolist(),
+            "shape": grid.shape,
+            "frame": grid.frame,
+            "present": self.preprocessing.present(image).tolist(),
+        }
+        if isinstance(seen, StreamedImage):
+            described["statistics"] = None if seen.statistics is None else seen.statistics.to_json()
+        else:
+            with atomic_path(place.with_suffix(".image.npy")) as file:
+                np.save(file, seen)
         with atomic_path(place.with_suffix(".mask.npy")) as file:
             np.save(file, mask)
         with atomic_path(place.with_suffix(".npz")) as file:
-            np.savez(file, **{str(k): v for k, v in class_positions(mask, len(self.classes)).items()})  # type: ignore[arg-type]
-        described = {"affine": grid.affine.tolist(), "shape": grid.shape, "frame": grid.frame}
-        # Written last: its presence says that the other three are there.
+            np.savez(file, **{str(k): v for k, v in class_positions(mask, self.classes).items()})  # type: ignore[arg-type]
+        # Written last: its presence says that the others are there.
         with atomic_path(place.with_suffix(".json")) as file:
             file.write_text(json.dumps(described), encoding="utf-8")
 
 
-def class_positions(mask: np.ndarray, classes: int) -> dict[int, np.ndarray]:
+def class_positions(mask: np.ndarray, classes: Classes) -> dict[int, np.ndarray]:
     """Up to some thousand positions of each class that is there, spread evenly: class -> ``(n, ndim)`` int32."""
     found = {}
-    for index in range(classes):
-        flat = np.flatnonzero(mask == index)
+    for index in range(len(classes)):
+        where = mask == index if classes.exclusive else mask[index] == 1
+        flat = np.flatnonzero(where)
         if flat.size:
             flat = flat[:: -(-flat.size // _POSITIONS)]
-            found[index] = np.stack(np.unravel_index(flat, mask.shape), axis=1).astype(np.int32)
+            found[index] = np.stack(np.unravel_index(flat, where.shape), axis=1).astype(np.int32)
     return found

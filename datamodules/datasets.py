@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules.augmentation import Augmenter
 from datamodules.cache import CaseCache, Prepared
-from datamodules.classes import IGNORE
+from datamodules.classes import IGNORE, Classes
 from datamodules.geometry import Geometry
 from datamodules.layouts import Case
 from datamodules.patch import Patch
@@ -28,6 +29,8 @@ class RandomPatches(Dataset[Sample]):
             equally often, however small it is); the others lie anywhere.
         augmenter: changes each patch, or None.
         seed: everything random comes from it and the patch's number.
+        channel_dropout: probability with which each channel that may miss is taken away from a patch; one
+            channel always stays.
     """
 
     def __init__(
@@ -38,8 +41,10 @@ class RandomPatches(Dataset[Sample]):
         foreground: float,
         augmenter: Augmenter | None,
         seed: int,
+        channel_dropout: float = 0.0,
     ) -> None:
         self.cache = cache
+        self.channel_dropout = channel_dropout
         self.cases = tuple(cases)
         self.patch = patch
         self.foreground = foreground
@@ -60,8 +65,24 @@ class RandomPatches(Dataset[Sample]):
             image_tensor, mask_tensor = self.augmenter(image, mask, seed)
         else:
             image_tensor, mask_tensor = _tensors(image, mask)
+        present = prepared.present.copy()
+        if self.channel_dropout:
+            self._drop(image_tensor, present, np.random.default_rng(seed))
         geometry = prepared.geometry.crop(start, self.patch.size)
-        return _sample(image_tensor, mask_tensor, geometry, case, self.cache)
+        return _sample(image_tensor, mask_tensor, geometry, case, self.cache.classes, present)
+
+    def _drop(self, image: torch.Tensor, present: np.ndarray, rng: np.random.Generator) -> None:
+        """Take channels away as if the case did not have them, and the indices made of them."""
+        how = self.cache.preprocessing
+        for channel in rng.permutation(len(how.channels)):
+            gone = how.channels[channel] in how.may_miss and rng.random() < self.channel_dropout
+            others = present[: len(how.channels)].sum() - present[channel]
+            if gone and others > 0:
+                present[channel] = False
+        present[:] = how.with_indices(present[: len(how.channels)]) & present
+        # 2.5D input repeats all channels for each neighbouring slice.
+        slices = image.shape[0] // len(present)
+        image[torch.from_numpy(~np.repeat(present, slices))] = 0
 
     def _start(self, prepared: Prepared, rng: np.random.Generator) -> list[int]:
         shape = prepared.image.shape[1:]
@@ -98,7 +119,7 @@ class WholeCases(Dataset[Sample]):
         case = self.cases[index]
         prepared = self.cache.get(case)
         image, mask = _tensors(prepared.image, prepared.mask)
-        return _sample(image, mask, prepared.geometry, case, self.cache)
+        return _sample(image, mask, prepared.geometry, case, self.cache.classes, prepared.present)
 
 
 class EpochSampler(Sampler[int]):
@@ -123,13 +144,18 @@ class EpochSampler(Sampler[int]):
 
 
 def _sample(
-    image: torch.Tensor, mask: torch.Tensor, geometry: Geometry, case: Case, cache: CaseCache
+    image: torch.Tensor,
+    mask: torch.Tensor,
+    geometry: Geometry,
+    case: Case,
+    classes: Classes,
+    present: np.ndarray,
 ) -> Sample:
-    names = cache.classes.names
-    annotated = torch.tensor([case.annotated is None or name in case.annotated for name in names])
-    present = torch.ones(len(image), dtype=torch.bool)
-    return Sample(image, mask, geometry, case.key, case.group, annotated, present)
+    annotated = [case.annotated is None or name in case.annotated for name in classes.names]
+    return Sample(
+        image, mask, geometry, case.key, case.group, torch.tensor(annotated), torch.from_numpy(present.copy())
+    )
 
 
-def _tensors(image: np.ndarray, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(image: Any, mask: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(np.array(image, dtype=np.float32)), torch.from_numpy(mask.astype(np.int64))

@@ -26,6 +26,8 @@ class Image(ABC):
         nodata: the value that means "nothing here", or None.
         meta: what its own format needs to write a mask back (plain values, nothing about a patient).
         files: every file it is made of; ``(path,)`` unless the image says otherwise.
+        streams: whether a window costs little more than its own size to read, so that large images need not be
+            read whole.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Image(ABC):
     dtype: np.dtype[Any]
     nodata: float | None
     meta: dict[str, Any]
+    streams: bool = False
 
     @abstractmethod
     def read(self, window: Window | None = None) -> np.ndarray:
@@ -103,6 +106,7 @@ class Crop(Image):
         self.dtype = image.dtype
         self.nodata = image.nodata
         self.meta = image.meta
+        self.streams = image.streams
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -145,6 +149,7 @@ class Stack(Image):
         self.dtype = np.result_type(*[image.dtype for image in images])
         self.nodata = first.nodata
         self.meta = first.meta
+        self.streams = all(image.streams for image in images)
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """``(sum of channels, *window)``."""

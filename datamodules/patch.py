@@ -81,8 +81,9 @@ class Patch:
         lead = array.ndim - len(self.size)
         return array.reshape(*array.shape[:lead], *(array.shape[lead + axis] for axis in self.axes))
 
-    def cut_image(self, image: np.ndarray, start: Sequence[int]) -> np.ndarray:
-        """Cut the network's input out of ``(C, *S)``: ``(channels(C), *size without its 1s)``.
+    def cut_image(self, image: Any, start: Sequence[int]) -> np.ndarray:
+        """Cut the network's input out of ``(C, *S)`` (an array, or what slices like one): ``(channels(C), *size
+        without its 1s)``.
 
         ``start`` may lie outside: positions beyond the edge repeat the edge.
         """
@@ -107,7 +108,7 @@ class Patch:
         return self.squeeze(out)
 
 
-def _cut_repeating(image: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+def _cut_repeating(image: Any, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
     """``image[:, start : start + size]`` with indices clipped to the image."""
     shape = image.shape[1:]
     low = [min(max(0, s), n - 1) for s, n in zip(start, shape, strict=True)]

@@ -7,21 +7,24 @@ file. Statistics come from the whole image, never from a tile, so a result does 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from datamodules import normalization
+from datamodules.channels import Mix, match_channels, mixed
 from datamodules.errors import DataError
 from datamodules.geometry import Geometry, invert_orientation, reorient_array
-from datamodules.image import Image
+from datamodules.image import Image, Window, is_data
+from datamodules.normalization import DATA_DEPENDENT, NORMALIZATIONS, Statistics, normalized
+from datamodules.sensors import INDICES, Sensor, index_map, sensor
 
-NORMALIZATIONS = ("zscore", "zscore_nonzero", "percentile", "range", "none")
-# Below this many positions a percentile is exact; above it, it is taken from an even grid of them.
-_MOST_FOR_PERCENTILE = 2_000_000
+# Elements read at a time where only statistics are wanted of a large image.
+_STRIP = 2**24
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,33 @@ class Preprocessing:
         spacing: target distance of neighbours per (turned) axis in units of the frame; None keeps each image's.
         normalization: per channel over the whole image: ``zscore`` (mean 0, deviation 1 after clipping to
             percentiles 0.5 and 99.5), ``zscore_nonzero`` (the same, statistics where the image is not 0),
-            ``percentile`` (those percentiles to 0 and 1), ``range`` (the dtype's range to 0..1) or ``none``.
+            ``percentile`` (those percentiles to 0 and 1), ``dataset`` (zscore by the training images together),
+            ``range`` (the dtype's range to 0..1), ``reflectance`` (scale x number + offset), ``decibel``
+            (zscore of ten times the logarithm) or ``none``.
+        long_side: pictures are scaled until their longest side has this many pixels; None keeps them.
+        sensor: whose band names and scale hold; see :mod:`datamodules.sensors`.
+        scale: reflectance = scale x number + offset; the sensor's when None.
+        offset: see ``scale``.
+        indices: of :data:`~datamodules.sensors.INDICES`, appended after the channels.
+        may_miss: channels that an image may lack: they are 0 then.
+        statistics: of the training images, for ``dataset``.
     """
 
     channels: tuple[str, ...] = ("image",)
     orientation: str | None = None
     spacing: tuple[float, ...] | None = None
     normalization: str = "zscore"
+    long_side: int | None = None
+    sensor: str | None = None
+    scale: float | None = None
+    offset: float | None = None
+    indices: tuple[str, ...] = ()
+    may_miss: tuple[str, ...] = ()
+    statistics: Statistics | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
+        for name in ("channels", "indices", "may_miss"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.spacing is not None:
             object.__setattr__(self, "spacing", tuple(float(s) for s in self.spacing))
         if self.normalization not in NORMALIZATIONS:
@@ -52,14 +72,27 @@ class Preprocessing:
             )
         if self.spacing is not None and not all(0 < s < np.inf for s in self.spacing):
             raise DataError(f"spacing {list(self.spacing)} is not usable; every distance must be above 0")
-        if self.orientation is not None and sorted("LRPAIS".find(a) // 2 for a in self.orientation) != [
-            0,
-            1,
-            2,
-        ]:
+        if self.long_side is not None and (self.long_side < 2 or self.spacing is not None):
+            raise DataError(
+                f"long_side {self.long_side} is not usable; give at least 2, and either it or spacing"
+            )
+        codes = None if self.orientation is None else sorted("LRPAIS".find(a) // 2 for a in self.orientation)
+        if codes not in (None, [0, 1, 2]):
             raise DataError(
                 f"orientation {self.orientation!r} is not known; give one of L/R, P/A and I/S each, e.g. RAS"
             )
+        common = [self._sensor.common(name) for name in self.channels]
+        for index in self.indices:
+            if index not in INDICES:
+                raise DataError(f"index {index!r} is not known; choose from {', '.join(INDICES)}")
+            absent = [band for band in INDICES[index] if band not in common]
+            if absent:
+                raise DataError(
+                    f"index {index} is made of {' and '.join(INDICES[index])}; add {', '.join(absent)} to the channels"
+                )
+        foreign = sorted(set(self.may_miss) - set(self.channels))
+        if foreign:
+            raise DataError(f"may_miss names {', '.join(foreign)}, not among the channels")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a model file."""
@@ -68,11 +101,24 @@ class Preprocessing:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocessing:
         """The inverse of :meth:`to_json`."""
-        return cls(**data)
+        known = dict(data)
+        if known.get("statistics") is not None:
+            known["statistics"] = Statistics.from_json(known["statistics"])
+        return cls(**known)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the network gets: the channels, then the indices."""
+        return (*self.channels, *self.indices)
+
+    # ------------------------------------------------------------------------------------------- grids
 
     def grid(self, geometry: Geometry) -> Geometry:
         """The grid on which the network sees an image that lies at ``geometry``."""
         turned = geometry.reorient(self._turn(geometry))
+        if self.long_side is not None:
+            factor = self.long_side / max(turned.shape)
+            return turned.resample([max(1, round(n * factor)) for n in turned.shape])
         if self.spacing is None:
             return turned
         if len(self.spacing) != turned.ndim:
@@ -81,24 +127,58 @@ class Preprocessing:
             )
         return turned.resample(turned.shape_at(self.spacing))
 
+    def keeps_grid(self, geometry: Geometry) -> bool:
+        """Whether the network sees the image on its own grid, so that windows can be read one by one."""
+        turn = self._turn(geometry)
+        straight = np.array_equal(turn, [[axis, 1] for axis in range(geometry.ndim)])
+        return straight and self.grid(geometry).shape == geometry.shape
+
+    # ------------------------------------------------------------------------------------------- images
+
     def image(self, image: Image) -> np.ndarray:
-        """Read and prepare: ``(C, *grid(image.geometry).shape)`` float32.
+        """Read and prepare: ``(len(outputs), *grid(image.geometry).shape)`` float32.
 
         Raises:
             DataError: the channels do not fit, or no value of the image is finite.
         """
-        array = image.read()[self._order(image)]
-        fill = image.nodata
-        array = _finite(array.astype(np.float32), image)
-        for name, channel in zip(self.channels, array, strict=True):
-            if channel.min() == channel.max():
-                warnings.warn(
-                    f"{image.path}: every value of {name} is {channel.flat[0]:g}; it tells nothing",
-                    stacklevel=2,
-                )
-        scale = np.iinfo(image.dtype).max if image.dtype.kind in "ui" else 1.0
-        array = np.stack([self._normalize(channel, float(scale), fill) for channel in array])
-        return self._to_grid(array, image.geometry, linear=True)
+        mixes = self._mixes(image)
+        raw = _Raw(image, None, mixes, self)
+        statistics = self._statistics(image, iter([raw]))
+        return self._to_grid(self._prepared(raw, image, statistics), image.geometry, linear=True)
+
+    def block(self, image: Image, window: Window, statistics: Statistics | None) -> np.ndarray:
+        """Read and prepare one window on the image's own grid, by the statistics of the whole image."""
+        return self._prepared(_Raw(image, window, self._mixes(image), self), image, statistics)
+
+    def image_statistics(self, image: Image) -> Statistics | None:
+        """Statistics that :meth:`block` wants, read strip by strip; None where nothing depends on them."""
+        if self.normalization not in DATA_DEPENDENT and image.dtype.kind in "uib":
+            return None
+        mixes = self._mixes(image)
+        return self._statistics(image, (_Raw(image, strip, mixes, self) for strip in _strips(image)))
+
+    def present(self, image: Image) -> np.ndarray:
+        """``(len(outputs),)`` booleans: which channels (and the indices made of them) the image has."""
+        return self.with_indices(np.array([bool(mix) for mix in self._mixes(image)]))
+
+    def with_indices(self, present: np.ndarray) -> np.ndarray:
+        """``(len(channels),)`` booleans -> ``(len(outputs),)``: an index is there when its bands are."""
+        here = dict(zip([self._sensor.common(name) for name in self.channels], present, strict=True))
+        return np.array([*present, *(all(here[band] for band in INDICES[index]) for index in self.indices)])
+
+    def fitted(self, images: Iterable[Image], count: int) -> Preprocessing:
+        """With the statistics of these ``count`` images together, where ``normalization`` is ``dataset``."""
+        if self.normalization != "dataset" or self.statistics is not None:
+            return self
+
+        def samples() -> Iterator[list[np.ndarray]]:
+            for image in images:
+                mixes = self._mixes(image)
+                for strip in _strips(image):
+                    # The images share what one may give.
+                    yield _Raw(image, strip, mixes, self).values(count)
+
+        return replace(self, statistics=normalization.gather(samples(), len(self.channels)))
 
     def mask(self, index: np.ndarray, geometry: Geometry) -> np.ndarray:
         """Bring class indices ``(*S)`` or ``(K, *S)`` to the network's grid, nearest neighbour."""
@@ -113,6 +193,72 @@ class Preprocessing:
         scores = _resized(scores, turned.shape, linear=True)
         return np.ascontiguousarray(reorient_array(scores, invert_orientation(turn)))
 
+    @property
+    def _sensor(self) -> Sensor:
+        return sensor(self.sensor)
+
+    def _mixes(self, image: Image) -> tuple[Mix, ...]:
+        return match_channels(self.channels, image, self._sensor, self.may_miss)
+
+    def reflectance(self, raw: np.ndarray) -> np.ndarray:
+        """``scale`` x number + ``offset``."""
+        scale = self._sensor.scale if self.scale is None else self.scale
+        offset = self._sensor.offset if self.offset is None else self.offset
+        return raw * np.float32(scale) + np.float32(offset)
+
+    def _statistics(self, image: Image, parts: Iterator[_Raw]) -> Statistics | None:
+        bad = finite = 0
+
+        def samples() -> Iterator[list[np.ndarray]]:
+            nonlocal bad, finite
+            for part in parts:
+                bad, finite = bad + part.bad, finite + part.finite
+                yield part.values()
+
+        found = normalization.gather(samples(), len(self.channels))
+        if finite == 0 and bad:
+            raise DataError(f"{image.path}: no value of the image is finite")
+        if bad:
+            warnings.warn(
+                f"{image.path}: {bad} value(s) are NaN or infinite; the smallest value takes their place",
+                stacklevel=3,
+            )
+        for name, low, mix in zip(self.channels, found.minimum, self._mixes(image), strict=True):
+            index = self.channels.index(name)
+            if mix and found.deviation[index] == 0 and found.low[index] == found.high[index] == low:
+                warnings.warn(
+                    f"{image.path}: every value of {name} is {low:g}; it tells nothing", stacklevel=3
+                )
+        return found
+
+    def _prepared(self, raw: _Raw, image: Image, statistics: Statistics | None) -> np.ndarray:
+        known, block = raw.known, raw.block
+        for channel, good, smallest in zip(
+            block, known, statistics.minimum if statistics else [0.0] * len(block), strict=True
+        ):
+            channel[~np.isfinite(channel) & good] = smallest
+        maps = self._index_maps(block, known)
+        scale = float(np.iinfo(image.dtype).max) if image.dtype.kind in "ui" else 1.0
+        if self.normalization == "reflectance":
+            block = self.reflectance(block)
+        chosen = self.statistics if self.normalization == "dataset" else statistics
+        if self.normalization == "dataset" and chosen is None:
+            raise DataError("normalization dataset has no statistics yet; they come from the training images")
+        block = normalized(block, self.normalization, chosen, scale)
+        block[~known] = 0
+        return np.concatenate([block, np.stack(maps)]) if maps else block
+
+    def _index_maps(self, block: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
+        if not self.indices:
+            return []
+        names = [self._sensor.common(name) for name in self.channels]
+        bands = dict(zip(names, self.reflectance(block), strict=True))
+        there = dict(zip(names, known, strict=True))
+        maps = [index_map(name, bands) for name in self.indices]
+        for name, values in zip(self.indices, maps, strict=True):
+            values[~np.logical_and.reduce([there[band] for band in INDICES[name]])] = 0
+        return maps
+
     def _turn(self, geometry: Geometry) -> np.ndarray:
         if self.orientation is None or geometry.ndim != 3:
             return np.array([[axis, 1] for axis in range(geometry.ndim)], dtype=float)
@@ -122,57 +268,46 @@ class Preprocessing:
         turned = reorient_array(array, self._turn(geometry))
         return np.ascontiguousarray(_resized(turned, self.grid(geometry).shape, linear))
 
-    def _order(self, image: Image) -> list[int]:
-        """Which channels of ``image`` to take: by name where all names are there, else by position."""
-        if set(self.channels) <= set(image.channels):
-            return [image.channels.index(name) for name in self.channels]
-        if len(image.channels) == len(self.channels):
-            return list(range(len(self.channels)))
-        raise DataError(
-            f"{image.path}: has {len(image.channels)} channel(s) ({', '.join(image.channels)}); "
-            f"wanted are {len(self.channels)} ({', '.join(self.channels)})"
-        )
 
-    def _normalize(self, channel: np.ndarray, scale: float, nodata: float | None) -> np.ndarray:
-        if self.normalization == "none":
-            return channel
-        if self.normalization == "range":
-            return channel / np.float32(scale)
-        known = channel if nodata is None else channel[channel != nodata]
-        if self.normalization == "zscore_nonzero":
-            known = channel[channel != 0]
-        if known.size == 0:
-            return np.zeros_like(channel)
-        low, high = (np.float32(v) for v in np.percentile(_sampled(known), [0.5, 99.5]))
-        if self.normalization == "percentile":
-            return ((channel.clip(low, high) - low) / max(high - low, np.float32(1e-6))).astype(np.float32)
-        known = known.clip(low, high)
-        deviation = known.std(dtype=np.float64)
-        return ((channel.clip(low, high) - known.mean(dtype=np.float64)) / max(deviation, 1e-6)).astype(
-            np.float32
-        )
+class _Raw:
+    """A window of an image in the network's channels, before any statistics: values, and which are known."""
 
+    def __init__(
+        self, image: Image, window: Window | None, mixes: tuple[Mix, ...], how: Preprocessing
+    ) -> None:
+        stored = image.read(window)
+        self.block = mixed(stored, mixes)
+        there = is_data(stored, image.nodata)
+        known = mixed(~there, mixes) == 0
+        known &= image.valid(window)[None]
+        known[[i for i, mix in enumerate(mixes) if not mix]] = False
+        if how.normalization == "decibel":
+            known &= ~(self.block <= 0)
+            self.block = 10 * np.log10(self.block, out=np.zeros_like(self.block), where=self.block > 0)
+        self.known = known
+        finite = np.isfinite(self.block) & known
+        self.finite = int(finite.sum())
+        self.bad = int(known.sum()) - self.finite
+        self._counted = finite & (self.block != 0) if how.normalization == "zscore_nonzero" else finite
+        self._total = int(np.prod(image.geometry.shape))
 
-def _sampled(values: np.ndarray) -> np.ndarray:
-    step = -(-values.size // _MOST_FOR_PERCENTILE)
-    return values.reshape(-1)[::step]
+    def values(self, share: int = 1) -> list[np.ndarray]:
+        """Per channel, the values that statistics are made of: all, or an even grid where there are many."""
+        step = -(-self._total * share // normalization.MOST_VALUES)
+        return [
+            channel.reshape(-1)[::step][counted.reshape(-1)[::step]]
+            for channel, counted in zip(self.block, self._counted, strict=True)
+        ]
 
 
-def _finite(array: np.ndarray, image: Image) -> np.ndarray:
-    """Replace values that are not finite by the channel's smallest finite value, and say so."""
-    bad = ~np.isfinite(array)
-    count = int(bad.sum())
-    if count == 0:
-        return array
-    if count == array.size:
-        raise DataError(f"{image.path}: no value of the image is finite")
-    warnings.warn(
-        f"{image.path}: {count} value(s) are NaN or infinite; the smallest value takes their place",
-        stacklevel=2,
-    )
-    for channel, wrong in zip(array, bad, strict=True):
-        channel[wrong] = channel[~wrong].min() if not wrong.all() else 0.0
-    return array
+def _strips(image: Image) -> Iterator[Window]:
+    """Windows that cover the image, whole along all axes but the first."""
+    first, *others = image.geometry.shape
+    rows = max(1, _STRIP // max(1, int(np.prod(others)) * len(image.channels)))
+    # Whole rows of blocks: tiles of rasters are mostly 256 or 512 high.
+    rows = rows // 512 * 512 or rows
+    for start in range(0, first, rows):
+        yield (slice(start, min(first, start + rows)), *(slice(0, n) for n in others))
 
 
 def _resized(array: np.ndarray, shape: Sequence[int], linear: bool) -> np.ndarray:
@@ -181,5 +316,12 @@ def _resized(array: np.ndarray, shape: Sequence[int], linear: bool) -> np.ndarra
         return array
     mode = {2: "bilinear", 3: "trilinear"}[len(shape)] if linear else "nearest-exact"
     tensor = torch.from_numpy(np.ascontiguousarray(array))[None]
-    out = F.interpolate(tensor.float(), tuple(shape), mode=mode, align_corners=False if linear else None)
+    # Without it, every second pixel of a picture made half as large would not count.
+    smaller = linear and len(shape) == 2 and any(n < m for n, m in zip(shape, array.shape[1:], strict=True))
+    out = F.interpolate(
+        tensor.float(), tuple(shape), mode=mode, align_corners=False if linear else None, antialias=smaller
+    )
     return out[0].numpy().astype(array.dtype)
+
+
+__all__ = ["DATA_DEPENDENT", "NORMALIZATIONS", "Preprocessing"]

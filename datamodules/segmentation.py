@@ -37,7 +37,15 @@ class SegmentationData(lightning.LightningDataModule):
         context: neighbouring slices on each side that become channels (2.5D).
         orientation: axis codes that volumes are turned to; None leaves the axes as stored.
         spacing: target spacing per axis; None keeps each image's own.
-        normalization: zscore, zscore_nonzero, percentile, range or none.
+        long_side: pictures are scaled until their longest side has this many pixels.
+        normalization: zscore, zscore_nonzero, percentile, dataset, range, reflectance, decibel or none; see
+            :class:`~datamodules.preprocessing.Preprocessing`.
+        sensor: sentinel2, landsat8, landsat9, naip, rgb or sar: its band names and its scale are known.
+        scale: reflectance = scale x number + offset, where the sensor's are not right.
+        offset: see ``scale``.
+        indices: ndvi, ndwi, mndwi, ndbi, nbr: appended to the channels.
+        may_miss: channels that a case may lack; they are 0 then.
+        channel_dropout: probability with which each of ``may_miss`` is taken away from a training patch.
         splits: file with the splits; ``splits.json`` in ``root`` is taken where it is.
         fractions: shares of val and test where no splits file is.
         group_pattern: regular expression on the case's name; cases of one group stay in one split.
@@ -60,7 +68,14 @@ class SegmentationData(lightning.LightningDataModule):
         context: int = 0,
         orientation: str | None = None,
         spacing: list[float] | None = None,
+        long_side: int | None = None,
         normalization: str = "zscore",
+        sensor: str | None = None,
+        scale: float | None = None,
+        offset: float | None = None,
+        indices: list[str] | None = None,
+        may_miss: list[str] | None = None,
+        channel_dropout: float = 0.0,
         splits: str | None = None,
         fractions: tuple[float, float] = (0.15, 0.15),
         group_pattern: str | None = None,
@@ -80,11 +95,21 @@ class SegmentationData(lightning.LightningDataModule):
             raise DataError(f"{root}: has no dataset.json with labels; state the classes in data.classes")
         self.classes = Classes(declared)
         names = channels or self.layout.channels or ("image",)
-        self.preprocessing = Preprocessing(
-            tuple(names), orientation, None if spacing is None else tuple(spacing), normalization
+        self._preprocessing = Preprocessing(
+            channels=tuple(names),
+            orientation=orientation,
+            spacing=None if spacing is None else tuple(spacing),
+            long_side=long_side,
+            normalization=normalization,
+            sensor=sensor,
+            scale=scale,
+            offset=offset,
+            indices=tuple(indices or ()),
+            may_miss=tuple(may_miss or ()),
         )
+        self.channel_dropout = channel_dropout
         self.patch = Patch(tuple(patch or (256, 256)), context)
-        self.in_channels = self.patch.channels(len(names))
+        self.in_channels = self.patch.channels(len(self._preprocessing.outputs))
         self.num_classes = len(self.classes)
         self.ndim = self.patch.ndim
         self.splits_file = splits
@@ -98,6 +123,13 @@ class SegmentationData(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = cache_dir
         self._splits: Splits | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared; statistics of the training cases are gathered once, where they are wanted."""
+        train = self.cases("train") if self._preprocessing.normalization == "dataset" else []
+        self._preprocessing = self._preprocessing.fitted((case.open() for case in train), len(train))
+        return self._preprocessing
 
     @property
     def splits(self) -> Splits:
@@ -141,7 +173,9 @@ class SegmentationData(lightning.LightningDataModule):
             )
         network_size = [self.patch.size[axis] for axis in self.patch.axes]
         augmenter = None if self.augmentation is None else Augmenter(self.augmentation, network_size)
-        dataset = RandomPatches(self._cache(), cases, self.patch, self.foreground, augmenter, self.seed)
+        dataset = RandomPatches(
+            self._cache(), cases, self.patch, self.foreground, augmenter, self.seed, self.channel_dropout
+        )
         length = self.patches_per_epoch or len(cases)
         return self._loader(dataset, min(self.batch_size, length), EpochSampler(length), drop_last=True)
 

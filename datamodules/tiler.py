@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,13 +84,13 @@ class Tiler:
         return np.maximum(profile / profile.max(), 1e-5).astype(np.float32)
 
     def run(
-        self, function: PatchFunction, image: np.ndarray, progress: Callable[[float], None] | None = None
+        self, function: PatchFunction, image: Any, progress: Callable[[float], None] | None = None
     ) -> np.ndarray:
         """Apply ``function`` to every window of ``image``.
 
         Args:
             function: ``(B, C', *patch) -> (B, K, *patch)`` with C' = ``patch.channels(C)``.
-            image: ``(C, *S)`` float32; may be a memory map.
+            image: ``(C, *S)`` float32; an array, a memory map, or what slices like one.
             progress: called with the share done, from 0 to 1.
 
         Returns:

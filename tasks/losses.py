@@ -139,6 +139,27 @@ def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     return total / known.sum().clamp(min=1)
 
 
+def merge_unannotated(logits: Tensor, annotated: Tensor) -> Tensor:
+    """Count classes that were not looked for in a case as its background, where they may hide.
+
+    The marginal loss for partially labelled data (Shi et al. 2021, arXiv 2007.03868): the background's
+    probability becomes the sum of its own and theirs, so that any loss goes on from there.
+
+    Args:
+        logits: ``(B, K, *S)`` of classes that exclude each other, the first the background.
+        annotated: ``(B, K)`` booleans.
+    """
+    if bool(annotated.all()):
+        return logits
+    logits = logits.float()
+    hidden = ~annotated.reshape(*annotated.shape, *[1] * (logits.ndim - 2))
+    first = torch.zeros_like(hidden)
+    first[:, 0] = True
+    background = logits.masked_fill(~(hidden | first), -torch.inf).logsumexp(1, keepdim=True)
+    # Not minus infinity: losses multiply it by zero.
+    return torch.cat([background, logits.masked_fill(hidden, -1e4)[:, 1:]], dim=1)
+
+
 def deep_supervision(loss: SegmentationLoss, logits: list[Tensor], mask: Tensor) -> Tensor:
     """Weighted mean of ``loss`` over logits at several grids, weight halved from each grid to the next coarser.
 

@@ -14,6 +14,7 @@ from datamodules.classes import Classes
 from datamodules.geometry import Geometry
 from datamodules.image import Image
 from datamodules.open import open_image, save_mask
+from datamodules.streamed import network_view
 from datamodules.tiler import Tiler
 from models.memory_format import channels_last, channels_last_weights
 from tasks.model_file import Description, load_model
@@ -96,7 +97,7 @@ class Predictor:
         """
         opened = image if isinstance(image, Image) else open_image(image)
         preprocessing = self.description.preprocessing
-        scores = self.tiler.run(self._probabilities, preprocessing.image(opened), progress)
+        scores = self.tiler.run(self._probabilities, network_view(opened, preprocessing), progress)
         scores = preprocessing.restore(scores, opened.geometry)
         return Prediction(
             mask=self._decide(scores),

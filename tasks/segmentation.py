@@ -18,7 +18,7 @@ from datamodules.sample import Batch
 from datamodules.tiler import Tiler
 from models.interfaces import Segmenter
 from models.memory_format import channels_last, channels_last_weights
-from tasks.losses import DiceCE, SegmentationLoss, deep_supervision
+from tasks.losses import DiceCE, SegmentationLoss, deep_supervision, merge_unannotated
 from tasks.overlap import OverlapMetric
 
 
@@ -76,7 +76,10 @@ class SegmentationTask(lightning.LightningModule):
     def compute_loss(self, batch: Batch) -> Tensor:
         """The loss of a training batch, deep supervision included where the network offers it."""
         output = self.network(channels_last(batch.image))
-        return deep_supervision(self.loss, [output.logits, *output.aux], batch.mask)
+        levels = [output.logits, *output.aux]
+        if self.classes.exclusive:
+            levels = [merge_unannotated(logits, batch.annotated) for logits in levels]
+        return deep_supervision(self.loss, levels, batch.mask)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One step; refuses a loss that is not finite."""
@@ -140,9 +143,12 @@ class SegmentationTask(lightning.LightningModule):
         return self.tiler.run(lambda patches: self(patches.to(self.device)), image)
 
     def _measure(self, batch: Batch, split: str) -> None:
-        for image, mask in zip(batch.image, batch.mask, strict=True):
+        for image, mask, annotated in zip(batch.image, batch.mask, batch.annotated, strict=True):
             scores = torch.from_numpy(self.predict_scores(image.cpu().numpy()))
             prediction = scores.max(0).indices if self.classes.exclusive else (scores > 0.5).long()
+            if self.classes.exclusive and not annotated.all():
+                # What was not looked for counts as background in both, and so has no score.
+                prediction[~annotated.cpu()[prediction]] = 0
             measure = self.measures[split]
             assert isinstance(measure, OverlapMetric)
             measure.update(prediction.to(mask.device), mask)

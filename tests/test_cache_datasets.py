@@ -203,7 +203,7 @@ def test_two_files_and_values_that_are_not_indices(tmp_path: Path, make_cache: M
 def test_positions_are_spread_over_large_classes() -> None:
     mask = np.zeros((60, 60, 60), np.uint8)
     mask[0, 0, 0] = 2
-    found = class_positions(mask, 4)
+    found = class_positions(mask, Classes(["a", "b", "c", "d"]))
     assert sorted(found) == [0, 2]
     assert found[2].tolist() == [[0, 0, 0]]
     assert 2000 < len(found[0]) <= 4096

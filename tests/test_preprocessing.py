@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import torch
 
-from datamodules import DataError, Geometry, open_image, preprocessing, save_mask
+from datamodules import DataError, Geometry, normalization, open_image, save_mask
 from datamodules.geometry import RAS_MM
 from datamodules.preprocessing import NORMALIZATIONS, Preprocessing
 from tests.synthetic import affine_of, asymmetric_blob, ellipsoid, orientations
@@ -133,7 +133,27 @@ def test_pictures_are_resampled(tmp_path: Path) -> None:
     assert seen.shape == (1, 20, 20)
     # A slope stays a slope: each new element has the value at its own place.
     places = prepare.grid(image.geometry).to_world(np.stack(np.indices((20, 20)), -1))
-    np.testing.assert_allclose(seen[0], places[..., 0] + 2 * places[..., 1], atol=1e-3)
+    expected = places[..., 0] + 2 * places[..., 1]
+    # The filter that keeps every pixel counting looks over the picture's edge at its outermost elements.
+    np.testing.assert_allclose(seen[0, 1:-1, 1:-1], expected[1:-1, 1:-1], atol=1e-3)
+    np.testing.assert_allclose(seen[0], expected, atol=1.5)
+
+
+def test_every_pixel_counts_in_a_smaller_picture(tmp_path: Path) -> None:
+    checks = np.indices((64, 96)).sum(0) % 2 * 200
+    PIL.Image.fromarray(checks.astype(np.uint8)).save(tmp_path / "p.png")
+    prepare = Preprocessing(long_side=48, normalization="none")
+    seen = prepare.image(open_image(tmp_path / "p.png"))
+    assert seen.shape == (1, 32, 48)
+    np.testing.assert_allclose(seen, 100, atol=3)
+
+
+@pytest.mark.parametrize(("shape", "grid"), [((30, 60), (16, 32)), ((50, 20), (32, 13)), ((8, 8), (32, 32))])
+def test_long_side(shape: tuple[int, int], grid: tuple[int, int]) -> None:
+    geometry = Geometry.identity(shape)
+    prepare = Preprocessing(long_side=32)
+    assert prepare.grid(geometry).shape == grid
+    assert prepare.restore(np.zeros((2, *grid), np.float32), geometry).shape == (2, *shape)
 
 
 def test_overlapping_masks_take_the_same_way() -> None:
@@ -157,13 +177,19 @@ def expected_normalization(name: str, x: np.ndarray, top: float) -> np.ndarray:
         return x
     if name == "range":
         return x / top
-    known = x[x != 0] if name == "zscore_nonzero" else x
+    if name == "reflectance":
+        return 0.5 * x - 3
+    there = np.ones(x.shape, dtype=bool)
+    if name == "decibel":
+        there = x > 0
+        x = 10 * np.log10(x, where=there, out=np.zeros_like(x))
+    known = x[x != 0] if name == "zscore_nonzero" else x[there]
     low, high = np.percentile(known, [0.5, 99.5])
     clipped = np.clip(x, low, high)
     if name == "percentile":
         return (clipped - low) / (high - low)
     known = np.clip(known, low, high)
-    return (clipped - known.mean()) / known.std()
+    return np.where(there, (clipped - known.mean()) / known.std(), 0)
 
 
 @pytest.mark.parametrize("name", NORMALIZATIONS)
@@ -176,7 +202,8 @@ def test_normalization_is_what_it_says_per_channel(name: str, dtype: str, tmp_pa
     array = array.clip(0, 255).astype(dtype)
     image = open_image(volume(tmp_path, array))
     top = np.iinfo(dtype).max if np.dtype(dtype).kind in "ui" else 1.0
-    seen = Preprocessing(("a", "b"), normalization=name).image(image)
+    prepare = Preprocessing(("a", "b"), normalization=name, scale=0.5, offset=-3)
+    seen = prepare.fitted([image], 1).image(image)
     assert seen.dtype == np.float32
     for channel in range(2):
         expected = expected_normalization(name, array[..., channel], top)
@@ -195,7 +222,7 @@ def test_percentiles_of_large_images_are_close(tmp_path: Path, monkeypatch: pyte
     array = np.random.default_rng(0).normal(0, 1, (40, 41, 42)).astype(np.float32)
     image = open_image(volume(tmp_path, array))
     exact = Preprocessing(normalization="percentile").image(image)
-    monkeypatch.setattr(preprocessing, "_MOST_FOR_PERCENTILE", 9000)
+    monkeypatch.setattr(normalization, "MOST_VALUES", 9000)
     np.testing.assert_allclose(Preprocessing(normalization="percentile").image(image), exact, atol=0.05)
 
 
@@ -205,6 +232,7 @@ def test_nodata_does_not_count(tmp_path: Path) -> None:
     image = open_image(volume(tmp_path, array))
     image.nodata = -9999.0
     seen = Preprocessing().image(image)
+    assert (seen[:, :6] == 0).all()
     assert seen[:, 6:].mean() == pytest.approx(0, abs=1e-3)
     assert seen[:, 6:].std() == pytest.approx(1, abs=1e-3)
 
