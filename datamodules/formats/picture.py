@@ -106,7 +106,8 @@ class TiffImage(Image):
         check_size(path, shape)
         if geo:
             warnings.warn(
-                f"{path}: is a GeoTIFF, whose place in the world is not read yet: its mask will have none",
+                f"{path}: is a GeoTIFF, but rasterio is not installed: its place in the world and its nodata value "
+                "are not read, and its mask will have none; run pip install 'delineate[geo]'",
                 stacklevel=2,
             )
         if self.dtype.kind not in "uifb":
