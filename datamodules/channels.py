@@ -33,6 +33,7 @@ def match_channels(
     here = [sensor.common(name) for name in image.channels]
     names = [sensor.common(name) for name in wanted]
     missing = [name for name in names if name not in here]
+    unseen = [name for name, common in zip(wanted, names, strict=True) if common not in here]
     if not missing:
         return tuple(((here.index(name), 1.0),) for name in names)
     if names in (["gray"], ["image"]) and set(_RGB) <= set(here) and len(here) <= 4:
@@ -46,7 +47,7 @@ def match_channels(
         return tuple(((i, 1.0),) for i in range(len(names)))
     raise DataError(
         f"{image.path}: has {len(here)} channel(s) ({', '.join(image.channels)}); wanted are {len(names)} "
-        f"({', '.join(wanted)}), of which {', '.join(missing)} is missing. Give the file that has them, or name the "
+        f"({', '.join(wanted)}), of which {', '.join(unseen)} is missing. Give the file that has them, or name the "
         "channels as the network knows them"
     )
 

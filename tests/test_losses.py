@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from datamodules.classes import IGNORE
-from tasks.losses import DiceCE, Focal, SegmentationLoss, Tversky, cross_entropy, deep_supervision
+from tasks.losses import (
+    DiceCE,
+    Focal,
+    SegmentationLoss,
+    Tversky,
+    cross_entropy,
+    deep_supervision,
+    merge_unannotated,
+)
 
 LOSSES = [DiceCE(), DiceCE(batch=False, background=True), Focal(), Tversky(), Tversky(batch=False)]
 IDS = ["dice_ce", "dice_ce_per_sample", "focal", "tversky", "tversky_per_sample"]
@@ -129,3 +137,35 @@ def test_deep_supervision_keeps_labels_and_ignore_when_the_mask_shrinks() -> Non
     mask = torch.tensor([[[0, 0, 2, 2], [0, 0, 2, 2], [255, 255, 1, 1], [255, 255, 1, 1]]])
     deep_supervision(Look(), [torch.zeros(1, 3, 2, 2)], mask)
     assert seen[0].tolist() == [[[0, 2], [255, 1]]]
+
+
+# -------------------------------------------------------------------------------------- partial labels
+
+
+def test_a_class_that_was_not_looked_for_counts_as_background() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64)
+    annotated = torch.tensor([[True, True, False, True], [True, True, True, True]])
+    merged = merge_unannotated(logits, annotated).softmax(1)
+    own = logits.softmax(1)
+    torch.testing.assert_close(merged[0, 0].double(), own[0, 0] + own[0, 2], atol=1e-6, rtol=0)
+    torch.testing.assert_close(merged[0, [1, 3]].double(), own[0, [1, 3]], atol=1e-6, rtol=0)
+    assert (merged[0, 2] == 0).all()
+    torch.testing.assert_close(merged[1].double(), own[1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("loss", [DiceCE(), Focal(), Tversky()])
+def test_what_was_not_looked_for_may_be_found_without_a_price(loss: SegmentationLoss) -> None:
+    """Only background is labelled: saying the class that was not looked for costs nothing, another one does."""
+    mask = torch.zeros(1, 6, 6, dtype=torch.long)
+    annotated = torch.tensor([[True, True, False]])
+    sure = torch.full((1, 3, 6, 6), -20.0)
+    hidden, wrong = sure.clone(), sure.clone()
+    hidden[:, 2] = 20
+    wrong[:, 1] = 20
+    hidden.requires_grad_()
+    free = loss(merge_unannotated(hidden, annotated), mask)
+    free.backward()
+    assert torch.isfinite(hidden.grad).all()
+    assert hidden.grad.abs().max() < 1e-5
+    assert loss(merge_unannotated(wrong, annotated), mask) > free + 0.3
