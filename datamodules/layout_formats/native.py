@@ -79,7 +79,12 @@ def _split_folders(root: Path) -> list[Path]:
 def _found_channels(drafts: Sequence[Draft]) -> tuple[str, ...] | None:
     """The channels of cases in several files, where nobody declared them: all that were seen."""
     seen = {name for draft in drafts if isinstance(draft.images, dict) for name in draft.images}
-    return tuple(sorted(seen)) or None
+    return tuple(sorted(seen, key=_counted)) or None
+
+
+def _counted(name: str) -> list[str | int]:
+    """Sorts ``channel 10`` behind ``channel 2``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _by_number(
@@ -154,7 +159,7 @@ def _one_or_named(files: dict[str | int | None, Path]) -> Path | dict[str, Path]
     """One file for all, or part -> file (numbers become ``channel 0``)."""
     if None in files:
         return files[None]
-    return {f"channel {p}" if isinstance(p, int) else str(p): file for p, file in sorted(files.items())}
+    return {f"channel {part}" if isinstance(part, int) else str(part): file for part, file in files.items()}
 
 
 def _names(stem: str, parts: Sequence[str]) -> Iterator[Name]:
