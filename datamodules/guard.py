@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,12 @@ _MAGIC = (
     (b"MM\0+", "tiff"),
     (b"\x1f\x8b", "gzip"),
 )
+# A scheme (``http:``, ``s3:``; one letter is a drive), of which pathlib leaves one slash, GDAL's virtual files, and
+# a host's share.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/|.*://|/+vsi|\\\\", re.IGNORECASE | re.DOTALL)
+
+# A DICOM data set that begins at once, with group 2 or 8: its length or two letters follow.
+_HEADLESS = re.compile(rb"[\x02\x08]\0[\0-\x20]\0(?:[A-Z]{2}|..\0\0)", re.DOTALL)
 
 
 def local_file(path: str | Path) -> Path:
@@ -29,8 +36,20 @@ def local_file(path: str | Path) -> Path:
     Raises:
         DataError: it is a web or virtual address, is missing, is no regular file, or is empty.
     """
+    file = local_path(path)
+    if file.is_dir():
+        raise DataError(f"{path}: not a regular file")
+    return file
+
+
+def local_path(path: str | Path) -> Path:
+    """Return ``path`` if it is a local folder, or a local regular file that is not empty.
+
+    Raises:
+        DataError: it is a web or virtual address, is missing, is neither file nor folder, or is empty.
+    """
     text = str(path)
-    if "://" in text or text.startswith("/vsi"):
+    if _ADDRESS.match(text):
         raise DataError(f"{text}: only local files are read; download it and give its path")
     file = Path(path)
     try:
@@ -39,6 +58,8 @@ def local_file(path: str | Path) -> Path:
         raise DataError(f"{text}: no such file") from error
     except (OSError, ValueError) as error:  # not permitted, too long a name, a zero byte in it
         raise DataError(f"{text}: cannot be opened ({error})") from error
+    if stat.S_ISDIR(state.st_mode):
+        return file
     if not stat.S_ISREG(state.st_mode):
         raise DataError(f"{text}: not a regular file")
     if state.st_size == 0:
@@ -46,8 +67,26 @@ def local_file(path: str | Path) -> Path:
     return file
 
 
+def inside(root: str | Path, path: str | Path) -> Path:
+    """Return ``path`` (below ``root``, where it is relative), links followed, if it lies inside ``root``.
+
+    For paths that somebody else typed: a server opens nothing outside its data folder.
+
+    Raises:
+        DataError: it leads out of the folder.
+    """
+    folder = Path(root).resolve()
+    try:
+        found = (folder / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a zero byte
+        raise DataError(f"{path}: cannot be opened ({type(error).__name__})") from error
+    if not found.is_relative_to(folder):
+        raise DataError(f"{path}: lies outside the data folder; only what is in it is opened")
+    return found
+
+
 def content_type(path: Path) -> str:
-    """Name the format by the first bytes: png, jpeg, tiff, gzip, nifti, dicom or unknown.
+    """Name the format by the first bytes: png, jpeg, tiff, gzip, nifti, dicom, or in words what cannot be read.
 
     Raises:
         DataError: the file may not be read.
@@ -64,6 +103,8 @@ def content_type(path: Path) -> str:
         return "nifti"
     if head[128:132] == b"DICM":
         return "dicom"
+    if _HEADLESS.match(head):
+        return "DICOM without its preamble; export it again as a DICOM file"
     return "unknown"
 
 

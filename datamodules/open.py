@@ -10,11 +10,11 @@ import numpy as np
 from datamodules.atomic import atomic_path
 from datamodules.classes import Classes
 from datamodules.errors import DataError
-from datamodules.formats import nifti, picture
-from datamodules.guard import content_type, local_file
+from datamodules.formats import dicom, dicom_header, geotiff, nifti, picture
+from datamodules.guard import content_type, local_path
 from datamodules.image import Image, Stack
 
-SUFFIXES = (*nifti.SUFFIXES, *picture.SUFFIXES)
+SUFFIXES = (*nifti.SUFFIXES, *picture.SUFFIXES, *dicom_header.SUFFIXES)
 # Never JPEG: it changes labels.
 MASK_SUFFIXES = (*nifti.SUFFIXES, ".png", ".tif", ".tiff")
 
@@ -24,7 +24,8 @@ _READERS: dict[str, Callable[[Path], Image]] = {
     "gzip": nifti.NiftiImage,
     "png": picture.PillowImage,
     "jpeg": picture.PillowImage,
-    "tiff": picture.TiffImage,
+    "tiff": geotiff.open_tiff,
+    "dicom": dicom.DicomImage,
 }
 
 
@@ -45,12 +46,17 @@ def stem_of(path: str | Path) -> str:
 Source = str | Path | Sequence[str | Path] | Mapping[str, Path]
 
 
-def open_image(path: Source, channels: Sequence[str] | None = None) -> Image:
+def open_image(
+    path: Source, channels: Sequence[str] | None = None, series: str | None = None, allow_gaps: bool = False
+) -> Image:
     """Open an image without reading it.
 
     Args:
-        path: a file, or several on one grid that are channels of one image, in order or by name.
+        path: a file, the folder of a DICOM series, or several on one grid that are channels of one image, in order
+            or by name.
         channels: names to give the channels, where the format has none.
+        series: which series of a DICOM folder, where it holds several; the error about them names them.
+        allow_gaps: take the slices of a DICOM folder as equally far apart where they are not.
 
     Returns:
         An :class:`Image`: geometry, channels, dtype, and ``read(window)``.
@@ -59,13 +65,15 @@ def open_image(path: Source, channels: Sequence[str] | None = None) -> Image:
         DataError: not a local file, empty, damaged, of an unknown format, or channels that do not fit.
     """
     if isinstance(path, Mapping):
-        return open_image(list(path.values()), list(path))
+        return open_image(list(path.values()), list(path), series, allow_gaps)
     if not isinstance(path, str | Path):
         if not path:
             raise DataError("no file is given; an image wants one at least")
-        image: Image = Stack([open_image(p) for p in path]) if len(path) > 1 else open_image(path[0])
+        parts = [open_image(p, None, series, allow_gaps) for p in path]
+        image: Image = Stack(parts) if len(parts) > 1 else parts[0]
+    elif (file := local_path(path)).is_dir():
+        image = dicom.DicomImage(file, series, allow_gaps)
     else:
-        file = local_file(path)
         kind = content_type(file)
         if kind not in _READERS:
             raise DataError(
@@ -113,5 +121,6 @@ def save_mask(path: str | Path, mask: np.ndarray, like: Image, classes: Classes 
         if suffix in nifti.SUFFIXES:
             nifti.save_nifti(temporary, mask, like)
         else:
-            picture.save_picture(temporary, mask, like, classes)
+            writer = geotiff.save_geotiff if geotiff.fits(suffix, like) else picture.save_picture
+            writer(temporary, mask, like, classes)
         open_image(temporary)  # a file that cannot be opened again never takes the final name

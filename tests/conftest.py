@@ -23,3 +23,12 @@ def mri_dataset(tmp_path: Path) -> Path:
 def picture_dataset(tmp_path: Path) -> Path:
     """Six small colour pictures with masks, in the native layout."""
     return make_picture_dataset(tmp_path / "pictures")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Small real datasets, where they lie beside the repository; tests that want them are skipped elsewhere."""
+    folder = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real datasets beside the repository")
+    return folder
