@@ -6,6 +6,8 @@ import numpy as np
 
 from datamodules.classes import IGNORE
 
+_PIECE = 2**22
+
 
 def confusion(
     prediction: np.ndarray, reference: np.ndarray, num_classes: int, exclusive: bool = True
@@ -34,6 +36,11 @@ def row_shares(matrix: np.ndarray) -> np.ndarray:
 
 
 def _square(prediction: np.ndarray, reference: np.ndarray, size: int) -> np.ndarray:
-    known = reference != IGNORE
-    cell = reference[known].astype(np.int64) * size + prediction[known]
-    return np.bincount(cell, minlength=size * size).reshape(size, size)
+    drawn, true = prediction.ravel(), reference.ravel()
+    found = np.zeros(size * size, dtype=np.int64)
+    # In pieces: the cell of every element of a large scene at once would take many times its memory.
+    for start in range(0, true.size, _PIECE):
+        p, r = drawn[start : start + _PIECE], true[start : start + _PIECE]
+        known = r != IGNORE
+        found += np.bincount(r[known].astype(np.int64) * size + p[known], minlength=size * size)
+    return found.reshape(size, size)

@@ -5,146 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.atomic import write_text
-from datamodules.classes import Classes
+from datamodules.classes import IGNORE, Classes
 from datamodules.errors import DataError
-from datamodules.geometry import RAS_MM, Geometry
-from tasks.overlap import EMPTY_RULE, counts, dice, iou, mean_score
+from datamodules.geometry import Geometry
+from tasks.calibration import Reliability, read_probabilities
+from tasks.confusion import confusion
+from tasks.groups import Attributes, GroupScore, find_groups_file, read_groups
+from tasks.overlap import counts
 from tasks.pairs import Pair, found_classes, pair_files, read_pair, written_classes
-
-
-@dataclass(frozen=True)
-class Row:
-    """One class of one case. Scores are NaN where the class is in neither mask; volumes are in ``unit``."""
-
-    case: str
-    name: str
-    dice: float
-    iou: float
-    reference_volume: float
-    predicted_volume: float
-    unit: str
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Over the cases that have a score; NaN where none has. ``std`` is the sample's (n - 1)."""
-
-    mean: float
-    std: float
-    median: float
-    min: float
-
-
-@dataclass(frozen=True)
-class ClassSummary:
-    """One class over all cases: ``n`` cases have a score, in ``empty`` ones the class is in neither mask."""
-
-    name: str
-    n: int
-    empty: int
-    dice: Statistics
-    iou: Statistics
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured.
-
-    Attributes:
-        classes: what the values of the masks mean.
-        pairs: the cases that were measured.
-        counts: ``(cases, K, 3)`` true positives, false positives, false negatives, in elements.
-        cells: ``(cases,)`` volume of one element, in the case's unit.
-        units: ``"ml"`` where the masks lie in millimetres, else ``"px"``; one per case.
-        problems: files that could not be measured, and why.
-        skipped: predictions without a reference.
-        ignore_value: value of mask files that is not measured.
-    """
-
-    classes: Classes
-    pairs: list[Pair]
-    counts: np.ndarray
-    cells: np.ndarray
-    units: list[str]
-    problems: list[tuple[str, str]]
-    skipped: list[str]
-    ignore_value: int | None = None
-
-    @property
-    def dice(self) -> np.ndarray:
-        """``(cases, foreground classes)``."""
-        return dice(self.counts)[:, list(self.classes.foreground)]
-
-    @property
-    def iou(self) -> np.ndarray:
-        """``(cases, foreground classes)``."""
-        return iou(self.counts)[:, list(self.classes.foreground)]
-
-    @property
-    def mean_dice(self) -> float:
-        """The mean over foreground classes of each class's mean over cases."""
-        return float(mean_score(mean_score(self.dice, axis=0)))
-
-    @property
-    def mean_iou(self) -> float:
-        """The mean over foreground classes of each class's mean over cases."""
-        return float(mean_score(mean_score(self.iou, axis=0)))
-
-    @property
-    def exit_code(self) -> int:
-        """0 all pairs measured, 1 some were not, 2 none was."""
-        return 2 if not self.pairs else 1 if self.problems else 0
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the foreground classes, the columns of :attr:`dice`."""
-        return [self.classes.names[index] for index in self.classes.foreground]
-
-    def rows(self) -> list[Row]:
-        """One per case and foreground class."""
-        volumes = self.counts * self.cells[:, None, None]
-        scores = zip(self.pairs, self.units, self.dice, self.iou, volumes, strict=True)
-        return [
-            Row(pair.case, name, float(d), float(j), float(v[0] + v[2]), float(v[0] + v[1]), unit)
-            for pair, unit, case_dice, case_iou, case_volumes in scores
-            for name, d, j, v in zip(
-                self.names, case_dice, case_iou, case_volumes[list(self.classes.foreground)], strict=True
-            )
-        ]
-
-    def summary_rows(self) -> list[ClassSummary]:
-        """One per foreground class."""
-        empty = np.isnan(self.dice).sum(axis=0)
-        return [
-            ClassSummary(name, len(self.pairs) - int(none), int(none), _statistics(d), _statistics(j))
-            for name, none, d, j in zip(self.names, empty, self.dice.T, self.iou.T, strict=True)
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; a score that does not exist is None."""
-        document = {
-            "summary": {
-                "mean_dice": self.mean_dice,
-                "mean_iou": self.mean_iou,
-                "cases": len(self.pairs),
-                "classes": [asdict(row) for row in self.summary_rows()],
-            },
-            "cases": [_named(row) for row in self.rows()],
-            "problems": [{"file": file, "reason": reason} for file, reason in self.problems],
-            "skipped": self.skipped,
-            "empty_mask_rule": EMPTY_RULE,
-            "classes": self.classes.to_json(),
-            "ignore_value": self.ignore_value,
-        }
-        return dict(_without_nan(document))
+from tasks.scores import COLUMNS, CaseScores, Evaluation, finite, heading, named
+from tasks.surface import surface_scores
+from tasks.units import lengths_of, sizes_of
 
 
 def evaluate(
@@ -155,93 +34,145 @@ def evaluate(
     classes: Classes | None = None,
     images: str | Path | None = None,
     ignore_value: int | None = None,
+    tolerance: float | None = None,
+    groups: str | Path | None = None,
+    by: Sequence[str] = (),
     on_case: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure predictions against references, paired by stem (and folder), and write a report.
 
     Args:
-        predictions: a folder of masks, or one file.
+        predictions: a folder of masks, or one file. Where ``NAME.probabilities.npz`` lies beside a mask, the
+            calibration of the probabilities is measured, too.
         references: a folder of masks, or one file; masks hold class values, or K channels of 0 and 1 where
             the classes overlap.
-        output: folder for ``metrics.csv``, ``metrics.json`` and ``report.html``; None writes nothing.
+        output: folder for ``metrics.csv``, ``metrics.json``, ``report.html`` and, with groups, ``groups.csv``;
+            None writes nothing.
         classes: what the values mean. Else ``predictions.json`` beside the predictions says it, else every
             value found in the references is a class, 0 the background.
         images: folder of the images, for the report's pictures; else ``status.csv`` beside the predictions.
         ignore_value: reference positions of this value are not measured.
+        tolerance: how far borders may be apart for NSD, in the unit of each case's distances (mm, m or px);
+            the largest spacing of each case when not given.
+        groups: a CSV table of the cases: the first column names the case, the others are attributes.
+        by: attributes to group by. Without ``groups`` they are looked for in ``cases.csv`` in the references'
+            folder or the one above.
         on_case: called with (done, total) after each case.
 
     Returns:
         The scores, with every file that could not be measured and why; one bad pair never loses the others.
 
     Raises:
-        DataError: a path is missing, there is no reference, or the classes cannot be told.
+        DataError: a path is missing, there is no reference, the classes cannot be told, or the groups are not
+            those of the cases.
     """
     predictions, references = Path(predictions), Path(references)
     if images is not None and not Path(images).is_dir():
         raise DataError(f"{images}: no such folder; give the folder of the images, or leave it out")
+    if tolerance is not None and not (np.isfinite(tolerance) and tolerance >= 0):
+        raise DataError(
+            f"tolerance {tolerance} must be 0 or more, in the unit of the distances (mm, m or px)"
+        )
     pairs, problems, skipped = pair_files(predictions, references)
+    total = len(pairs) + len(problems)
+    attributes = _attributes(references, groups, by, [pair.case for pair in pairs])
     classes = (
         classes or written_classes(predictions) or found_classes([p.reference for p in pairs], ignore_value)
     )
-    done: list[Pair] = []
-    measured: list[np.ndarray] = []
-    grids: list[Geometry] = []
+    done: list[CaseScores] = []
+    reliability = Reliability()
     for number, pair in enumerate(pairs):
         try:
             prediction, reference, grid = read_pair(pair, classes, ignore_value)
-            measured.append(counts(prediction, reference, len(classes), exclusive=classes.exclusive))
-            grids.append(grid)
-            done.append(pair)
+            done.append(measure(pair, prediction, reference, grid, classes, tolerance))
+            _add_probabilities(reliability, pair, reference, grid, classes)
         except (DataError, OSError) as error:
             problems.append((str(pair.prediction), str(error)))
         if on_case is not None:
             on_case(number + 1, len(pairs))
-    metric = [grid.frame == RAS_MM for grid in grids]
-    evaluation = Evaluation(
-        classes=classes,
-        pairs=done,
-        counts=np.array(measured, dtype=np.int64).reshape(-1, len(classes), 3),
-        cells=np.array([g.cell / 1000 if mm else 1.0 for g, mm in zip(grids, metric, strict=True)]),
-        units=["ml" if mm else "px" for mm in metric],
-        problems=problems,
-        skipped=skipped,
-        ignore_value=ignore_value,
-    )
+    evaluation = Evaluation(classes, done, problems, skipped, total, ignore_value, attributes, reliability)
     if output is not None:
         _write(evaluation, Path(output), predictions, None if images is None else Path(images))
     return evaluation
 
 
+def measure(
+    pair: Pair,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    grid: Geometry,
+    classes: Classes,
+    tolerance: float | None = None,
+) -> CaseScores:
+    """Measure one case; positions where the reference is ``IGNORE`` are left out of everything.
+
+    Args:
+        pair: its files.
+        prediction: ``(*S)`` class indices, or ``(K, *S)`` of 0 and 1 where classes overlap.
+        reference: the same shape.
+        grid: where both lie.
+        classes: what the indices mean.
+        tolerance: of NSD; the largest spacing when not given.
+    """
+    lengths = lengths_of(grid)
+    tolerance = lengths.tolerance if tolerance is None else tolerance
+    known = reference != IGNORE
+    drawn = np.where(known, prediction, IGNORE).astype(np.uint8, copy=False)
+    surface = []
+    for k in classes.foreground:
+        masks = (drawn == k, reference == k) if classes.exclusive else (drawn[k] == 1, reference[k] == 1)
+        seen = known if classes.exclusive else known[k]
+        surface.append(surface_scores(*masks, lengths.spacing, tolerance, None if seen.all() else seen))
+    overlap = counts(prediction, reference, len(classes), exclusive=classes.exclusive)
+    # True positives and what each mask has of its own: false negatives, false positives.
+    elements = (overlap[:, :1] + overlap[:, (2, 1)])[list(classes.foreground)]
+    sizes, size_unit = sizes_of((reference, drawn), elements, grid, classes)
+    return CaseScores(
+        pair=pair,
+        distance_unit=lengths.unit,
+        tolerance=tolerance,
+        counts=overlap,
+        surface=np.array(surface),
+        sizes=sizes,
+        size_unit=size_unit,
+        confusion=confusion(prediction, reference, len(classes), classes.exclusive),
+    )
+
+
+def _attributes(references: Path, file: str | Path | None, by: Sequence[str], cases: list[str]) -> Attributes:
+    if file is None and by:
+        file = find_groups_file(references)
+        if file is None:
+            raise DataError(
+                f"{references}: has no cases.csv in it or above it, so groups by {', '.join(by)} are not known; "
+                "give the table with --groups"
+            )
+    return {} if file is None else read_groups(Path(file), by, cases)
+
+
+def _add_probabilities(
+    reliability: Reliability, pair: Pair, reference: np.ndarray, grid: Geometry, classes: Classes
+) -> None:
+    file = pair.prediction.with_name(f"{pair.prediction.name}.probabilities.npz")
+    if file.is_file():
+        reliability.add(read_probabilities(file, classes, grid.shape), reference, classes.exclusive)
+
+
 def _write(evaluation: Evaluation, folder: Path, predictions: Path, images: Path | None) -> None:
     from tasks.report import write_report  # charts are loaded only where they are wanted
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = list(_named(Row("", "", 0, 0, 0, 0, "")))
-    writer.writerow(columns)
-    for row in evaluation.rows():
-        writer.writerow([_without_nan(value) for value in _named(row).values()])
-    write_text(folder / "metrics.csv", text.getvalue())
+    write_text(folder / "metrics.csv", _csv(COLUMNS, evaluation.rows()))
+    if evaluation.attributes:
+        names = [heading(f.name) for f in fields(GroupScore)]
+        write_text(folder / "groups.csv", _csv(names, evaluation.groups()[0]))
     write_text(folder / "metrics.json", json.dumps(evaluation.to_json(), indent=2, allow_nan=False) + "\n")
     write_report(evaluation, folder / "report.html", predictions, images)
 
 
-def _named(row: Row) -> dict[str, Any]:
-    return {"class" if key == "name" else key: value for key, value in asdict(row).items()}
-
-
-def _statistics(scores: np.ndarray) -> Statistics:
-    there = scores[~np.isnan(scores)]
-    if not there.size:
-        return Statistics(np.nan, np.nan, np.nan, np.nan)
-    std = there.std(ddof=1) if there.size > 1 else np.nan
-    return Statistics(float(there.mean()), float(std), float(np.median(there)), float(there.min()))
-
-
-def _without_nan(data: Any) -> Any:
-    """Strict JSON knows no NaN: None stands for it."""
-    if isinstance(data, dict):
-        return {key: _without_nan(value) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_without_nan(value) for value in data]
-    return None if isinstance(data, float) and np.isnan(data) else data
+def _csv(columns: Sequence[str], rows: Sequence[Any]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([finite(value) for value in named(row).values()])
+    return text.getvalue()

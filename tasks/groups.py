@@ -84,9 +84,10 @@ def bootstrap_interval(scores: np.ndarray, seed: int = 0, resamples: int = RESAM
     sums = drawn @ np.where(there, scores, 0.0)
     means = np.divide(sums, number, out=np.full(sums.shape, np.nan), where=number > 0)
     means = np.concatenate([means, mean_score(means, axis=1)[:, None]], axis=1)
-    enough = np.append(there.sum(axis=0) > 1, there.any(axis=1).sum() > 1)
+    enough = np.flatnonzero([*(there.sum(axis=0) > 1), there.any(axis=1).sum() > 1])
     tail = 100 * (1 - CONFIDENCE) / 2
-    bounds[enough] = np.nanpercentile(means[:, enough], (tail, 100 - tail), axis=0).T
+    if enough.size:
+        bounds[enough] = np.nanpercentile(means[:, enough], (tail, 100 - tail), axis=0).T
     return bounds
 
 

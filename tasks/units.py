@@ -1,34 +1,27 @@
-"""In which units a case is measured: millimetres of a scan, metres of a map, or pixels."""
+"""In which units a case is measured: millimetres of a scan, metres and hectares of a map, or pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 
 import numpy as np
 
-from datamodules.classes import Classes
+from datamodules.classes import Class, Classes
 from datamodules.errors import DataError
 from datamodules.geometry import PIXEL, RAS_MM, Geometry
 
-_HECTARE = 10_000.0  # m2
-_AREAS = "datamodules.area"
-
 
 @dataclass(frozen=True)
-class Units:
-    """The units of one case.
+class Lengths:
+    """How distances of one case are measured.
 
     Attributes:
-        length: ``mm`` (scans), ``m`` (projected coordinate systems) or ``px``.
-        spacing: distance between neighbours along each array axis, in ``length``.
-        size: ``ml`` (volumes in millimetres), ``ha`` (maps) or ``px``.
+        unit: ``mm`` (scans), ``m`` (projected coordinate systems) or ``px``.
+        spacing: distance between neighbours along each array axis, in ``unit``.
     """
 
-    length: str
+    unit: str
     spacing: tuple[float, ...]
-    size: str
 
     @property
     def tolerance(self) -> float:
@@ -36,44 +29,54 @@ class Units:
         return max(self.spacing)
 
 
-def units_of(geometry: Geometry) -> Units:
-    """The units of a grid. Degrees are no lengths: a geographic coordinate system is measured in pixels."""
-    pixels = Units("px", (1.0,) * geometry.ndim, "px")
-    if geometry.frame == PIXEL:
-        return pixels
+def lengths_of(geometry: Geometry) -> Lengths:
+    """How distances on this grid are measured.
+
+    Degrees are no lengths, so a geographic coordinate system is measured in pixels. Metres of a projected one are
+    those of its coordinates; Web Mercator's are larger than those on the ground away from the equator.
+    """
     if geometry.frame == RAS_MM:
-        return Units("mm", geometry.spacing, "ml" if geometry.ndim == 3 else "px")
-    size = "ha" if geometry.ndim == 2 and find_spec(_AREAS) is not None else "px"
-    metres = _metres_per_unit(geometry.frame)
+        return Lengths("mm", geometry.spacing)
+    metres = None if geometry.frame == PIXEL else _metres_per_unit(geometry.frame)
     if metres is None:
-        return Units("px", pixels.spacing, size)
-    return Units("m", tuple(s * metres for s in geometry.spacing), size)
+        return Lengths("px", (1.0,) * geometry.ndim)
+    return Lengths("m", tuple(s * metres for s in geometry.spacing))
 
 
-def sizes(mask: np.ndarray, geometry: Geometry, classes: Classes, unit: str) -> np.ndarray:
-    """The size of each foreground class, ``(F,)``, in ``unit`` (as :func:`units_of` names it).
+def sizes_of(
+    masks: tuple[np.ndarray, np.ndarray], elements: np.ndarray, geometry: Geometry, classes: Classes
+) -> tuple[np.ndarray, str]:
+    """How large each foreground class is in two masks, and the unit: ``ml``, ``ha`` (true areas) or ``px``.
 
     Args:
-        mask: ``(*S)`` class indices, or ``(K, *S)`` of 0 and 1 where classes overlap; others (``IGNORE``) are
-            not counted.
-        geometry: the grid of the mask.
+        masks: ``(*S)`` class indices, or ``(K, *S)`` of 0 and 1 where classes overlap; others are not counted.
+        elements: ``(F, 2)`` how many elements each class has in both.
+        geometry: the grid of the masks.
         classes: what the indices mean.
-        unit: ``ml``, ``ha`` or ``px``.
+
+    Returns:
+        ``(F, 2)`` and the unit.
     """
-    if unit == "ha":
-        return _hectares(mask, geometry, classes)
-    if classes.exclusive:
-        counts = np.bincount(mask.ravel(), minlength=len(classes))[list(classes.foreground)]
-    else:
-        counts = (mask == 1).sum(axis=tuple(range(1, mask.ndim)))
-    return counts * (geometry.cell / 1000.0 if unit == "ml" else 1.0)
+    if geometry.frame == RAS_MM and geometry.ndim == 3:
+        return elements * (geometry.cell / 1000), "ml"
+    if geometry.frame not in (PIXEL, RAS_MM) and geometry.ndim == 2:
+        try:
+            return np.stack([_hectares(mask, geometry, classes) for mask in masks], axis=1), "ha"
+        except (DataError, KeyError):  # a system whose place on earth is not known
+            pass
+    return elements.astype(np.float64), "px"
 
 
 def _hectares(mask: np.ndarray, geometry: Geometry, classes: Classes) -> np.ndarray:
-    """Areas on the earth: one pixel of a map may be larger than another."""
-    area_by_class = import_module(_AREAS).area_by_class
-    found = area_by_class(mask, geometry, classes)
-    return np.array([found[classes.names[k]] for k in classes.foreground]) / _HECTARE
+    from datamodules.area import area_by_class
+
+    if classes.exclusive:
+        # Its masks hold values; here the values are the indices.
+        indexed = Classes([Class(c.name, index, c.colour) for index, c in enumerate(classes)])
+        found = area_by_class(mask, geometry, indexed)
+        return np.array([found[classes.names[k]]["ha"] for k in classes.foreground])
+    either = Classes(["absent", "present"])
+    return np.array([area_by_class(one, geometry, either)["present"]["ha"] for one in mask])
 
 
 def _metres_per_unit(frame: str) -> float | None:
@@ -89,6 +92,4 @@ def _metres_per_unit(frame: str) -> float | None:
         system = CRS.from_user_input(frame)
     except CRSError:
         return None
-    if not system.is_projected:
-        return None
-    return float(system.axis_info[0].unit_conversion_factor)
+    return float(system.axis_info[0].unit_conversion_factor) if system.is_projected else None

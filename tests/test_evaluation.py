@@ -18,7 +18,8 @@ from apps.verbs import evaluate as verb
 from datamodules import Classes, DataError
 from datamodules.geometry import RAS_MM, Geometry
 from tasks.evaluation import Evaluation, evaluate
-from tasks.report import _planes
+from tasks.pictures import planes_of
+from tasks.scores import COLUMNS
 from tests.synthetic import orientations
 
 AFFINE = np.diag([2.0, 2.0, 2.5, 1.0])
@@ -86,8 +87,8 @@ def test_scores_volumes_and_summary_are_those_of_a_brute_force(tmp_path: Path, m
         assert row.dice == pytest.approx(expected, abs=1e-12, nan_ok=True)
         assert row.iou == pytest.approx(expected / (2 - expected), abs=1e-12, nan_ok=True)
         # 2 x 2 x 2.5 mm are 0.01 ml.
-        assert row.reference_volume == pytest.approx((reference == value).sum() * 0.01)
-        assert row.predicted_volume == pytest.approx((prediction == value).sum() * 0.01)
+        assert row.reference_size == pytest.approx((reference == value).sum() * 0.01)
+        assert row.predicted_size == pytest.approx((prediction == value).sum() * 0.01)
         assert row.unit == "ml"
     means = []
     for summary in found.summary_rows():
@@ -116,7 +117,7 @@ def test_files_are_written_whole_and_strict(tmp_path: Path, masks: dict) -> None
     with (out / "metrics.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 3 * 4
-    assert list(rows[0]) == ["case", "class", "dice", "iou", "reference_volume", "predicted_volume", "unit"]
+    assert list(rows[0]) == COLUMNS
     assert [float(r["dice"]) if r["dice"] else None for r in rows] == [c["dice"] for c in written["cases"]]
     page = (out / "report.html").read_text("utf-8")
     assert page.count("<figure>") == 3 * 3 * 3  # cases, planes, panels: no image was found
@@ -176,7 +177,7 @@ def test_ignored_positions_do_not_count(tmp_path: Path) -> None:
     pred, ref = picture(tmp_path / "p.png", prediction), picture(tmp_path / "r.png", reference)
     row = evaluate(pred, ref, ignore_value=255).rows()[0]
     assert row.dice == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
-    assert (row.reference_volume, row.predicted_volume, row.unit) == (4, 4, "px")
+    assert (row.reference_size, row.predicted_size, row.unit) == (4, 4, "px")
     assert evaluate(ref, ref, ignore_value=255).mean_dice == 1
     prediction[0, 0] = 255
     [(file, reason)] = evaluate(picture(pred, prediction), ref, ignore_value=255).problems
@@ -265,8 +266,8 @@ def test_report_escapes_names_and_stands_alone(tmp_path: Path) -> None:
     page = Page(text)
     assert not {name for name in page.attributes if name.startswith("on")}
     assert all(str(i["src"]).startswith("data:image/png;base64,") and i["alt"] for i in page.images)
-    # The chart, and image, reference, prediction and agreement of both cases: images/ lies beside masks/.
-    assert len(page.images) == 1 + 2 * 4
+    # Two charts, and image, reference, prediction and agreement of both cases: images/ lies beside masks/.
+    assert len(page.images) == 2 + 2 * 4
     assert not re.search(r"(?:src|href|url)\s*[=(]\s*[\"']?\s*(?:https?:)?//", text)
     assert "prefers-color-scheme: dark" in text
     assert text.index("&lt;img src=x") < text.index("good $x$")  # worst first
@@ -296,7 +297,7 @@ def test_volumes_are_shown_in_the_radiological_convention() -> None:
         towards = world.reshape(-1, 3).max(axis=0)
         mask = (world == towards).all(axis=-1).astype(np.uint8)
         assert mask.sum() == 1
-        planes = _planes(None, mask[None], mask[None], grid, classes)
+        planes = planes_of(None, mask[None], mask[None], grid, classes)
         assert [p.letters for p in planes] == ["RLAP", "RLSI", "APSI"]
         across = np.abs(direction) @ (1.0, 2.0, 3.0)  # spacing along right, anterior, superior
         expected = [(across[1], across[0]), (across[2], across[0]), (across[2], across[1])]
