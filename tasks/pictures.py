@@ -183,8 +183,10 @@ def _picture(plane: Plane, shape: tuple[int, ...], masks: list[tuple[np.ndarray,
     picture = PIL.Image.fromarray(canvas.astype(np.uint8))
     _letters(PIL.ImageDraw.Draw(picture), plane.letters, rows, columns)
     stream = io.BytesIO()
-    picture.save(stream, format="png")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    # Photographs as JPEG are a quarter of the size; masks alone are smaller, and sharp, as PNG.
+    kind = "png" if plane.image is None else "jpeg"
+    picture.save(stream, format=kind, quality=90, subsampling=0)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _letters(draw: PIL.ImageDraw.ImageDraw, letters: str, rows: int, columns: int) -> None:

@@ -62,7 +62,8 @@ class ClassSummary:
     """One class over all cases.
 
     ``n`` cases have a score, in ``empty`` ones the class is in neither mask. In ``one_sided`` cases only one mask
-    has a border, so that ``hd95`` is infinite there and left out of its statistics.
+    has a border, so that ``hd95`` is infinite there and left out of its statistics. Sizes are means over all cases,
+    NaN (without a unit) where cases differ in their unit.
     """
 
     name: str
@@ -74,6 +75,9 @@ class ClassSummary:
     hd95: Statistics
     nsd: Statistics
     boundary_iou: Statistics
+    reference_size: float
+    predicted_size: float
+    unit: str | None
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,12 @@ class Evaluation:
         return found.pop() if len(found) == 1 else None
 
     @property
+    def size_unit(self) -> str | None:
+        """The unit of all sizes; None where cases differ."""
+        found = {case.size_unit for case in self.cases}
+        return found.pop() if len(found) == 1 else None
+
+    @property
     def mean_dice(self) -> float:
         """The mean over foreground classes of each class's mean over cases."""
         return float(mean_score(mean_score(self.dice, axis=0)))
@@ -207,13 +217,22 @@ class Evaluation:
         found = self.statistics
         empty = np.isnan(self.dice).sum(axis=0)
         one_sided = np.isinf(self.scores["hd95"]).sum(axis=0)
+        sizes = np.full((len(self.names), 2), np.nan)
+        if self.size_unit is not None:
+            sizes = np.mean([case.sizes for case in self.cases], axis=0)
         return [
             ClassSummary(
-                name, len(self.cases) - int(empty[i]), int(empty[i]), int(one_sided[i]),
+                name=name,
+                n=len(self.cases) - int(empty[i]),
+                empty=int(empty[i]),
+                one_sided=int(one_sided[i]),
                 **{score: found[score][i] for score in SCORES},
+                reference_size=float(sizes[i, 0]),
+                predicted_size=float(sizes[i, 1]),
+                unit=self.size_unit,
             )
             for i, name in enumerate(self.names)
-        ]  # fmt: skip
+        ]
 
     def means(self) -> dict[str, Statistics]:
         """Each score's mean over foreground classes of the means over cases; the rest is over these means."""

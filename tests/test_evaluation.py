@@ -265,7 +265,7 @@ def test_report_escapes_names_and_stands_alone(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.html").read_text("utf-8")
     page = Page(text)
     assert not {name for name in page.attributes if name.startswith("on")}
-    assert all(str(i["src"]).startswith("data:image/png;base64,") and i["alt"] for i in page.images)
+    assert all(re.match("data:image/(png|jpeg);base64,", str(i["src"])) and i["alt"] for i in page.images)
     # Two charts, and image, reference, prediction and agreement of both cases: images/ lies beside masks/.
     assert len(page.images) == 2 + 2 * 4
     assert not re.search(r"(?:src|href|url)\s*[=(]\s*[\"']?\s*(?:https?:)?//", text)
