@@ -108,9 +108,9 @@ class CaseCache:
 
     def _key(self, case: Case) -> str:
         """Changes when a file or a setting changes."""
-        stamps = [
-            (str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in case.files if f.exists()
-        ]
+        # A folder stands for the DICOM series in it.
+        files = [file for f in case.files for file in (sorted(f.iterdir()) if f.is_dir() else [f])]
+        stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
         settings = [
             _FORMAT,
             stamps,

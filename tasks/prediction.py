@@ -30,7 +30,7 @@ class Status:
     status: str  # done | failed
     error: str
     seconds: str
-    sha256: str  # of the input file (the first one, where there is one per channel)
+    sha256: str  # of the input's file, or over those of all its files
     output: str
 
 
@@ -128,7 +128,7 @@ def _one(
             probabilities,
             None if on_progress is None else lambda share: on_progress(item.name, share),
         )
-        digest = sha256(item.files[0])
+        digest = sha256_of(prediction.image.files)
         prediction.save(folder / target)
         if prediction.probabilities is not None:
             with atomic_path(folder / f"{target}.probabilities.npz") as file:
@@ -149,6 +149,12 @@ def _describe(folder: Path, model: Path, predictor: Predictor) -> None:
         "versions": versions(),
     }
     write_text(folder / DESCRIPTION_FILE, json.dumps(described, indent=2))
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """Hash one file's content; or, of several, their sorted hashes, so that their names and order do not count."""
+    hashes = sorted(sha256(file) for file in files)
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

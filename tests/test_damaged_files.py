@@ -301,7 +301,7 @@ def test_nifti_under_another_name(name: str, content: str, tmp_path: Path) -> No
 
 def test_unknown_content_is_named(tmp_path: Path) -> None:
     (tmp_path / "slice.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
-    assert_refused(tmp_path / "slice.dcm", "dicom")
+    assert_refused(tmp_path / "slice.dcm", "is DICOM, but.*complete")
     (tmp_path / "scene.tif").write_text(
         '<VRTDataset rasterXSize="2"><SourceFilename>/etc/passwd</SourceFilename></VRTDataset>'
     )

@@ -176,7 +176,7 @@ def _check_syntax(path: Path, syntax: str) -> None:
     """Refuse what cannot be decoded, by the transfer syntax's own name."""
     pydicom = pydicom_for(path)
     if not syntax:
-        raise DataError(f"{path}: says not how its pixels are stored (no transfer syntax); is it complete?")
+        raise DataError(f"{path}: is DICOM, but says not how it stores pixels (no transfer syntax); is it complete?")
     uid = pydicom.uid.UID(syntax)
     name = uid.name if uid.is_valid and uid.type == "Transfer Syntax" else "unknown"
     if syntax == _DEFLATED:  # inflated as a whole before its size could be checked
