@@ -77,7 +77,7 @@ class NiftiImage(Image):
         scaled = (data.slope, data.inter) != (1, 0)
         self.dtype = np.dtype(np.float32) if scaled or stored.kind == "f" else stored.newbyteorder("=")
         self.nodata = None
-        self.meta = {"header": header.copy()}
+        self.meta = {"header": _without_text(header)}
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """``(C, *window)`` in array order, with the header's slope and intercept applied."""
@@ -108,11 +108,6 @@ def save_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
         header.set_slope_inter(1, 0)
         header.set_intent("none")
         header["cal_min"] = header["cal_max"] = 0
-        # Free text and extensions can hold anything, a patient's name too: they do not travel.
-        for field in ("descrip", "aux_file", "db_name", "data_type", "unused_str"):
-            if field in header:  # NIfTI-1 and NIfTI-2 differ in some of them
-                header[field] = b""
-        header.extensions.clear()
         cls = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
         # affine=None: the header's own qform and sform are written back to the bit.
         image = cls(data, None, header)
@@ -122,6 +117,16 @@ def save_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
     else:
         image = nib.Nifti1Image(data, affine)
     nib.save(image, path)
+
+
+def _without_text(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """A copy. Free text and extensions can hold anything, a patient's name too: they do not travel."""
+    copy = header.copy()
+    for field in ("descrip", "aux_file", "db_name", "data_type", "unused_str", "intent_name"):
+        if field in copy:  # NIfTI-1 and NIfTI-2 differ in some of them
+            copy[field] = b""
+    copy.extensions.clear()
+    return copy
 
 
 def _verify_gzip(path: Path) -> None:
