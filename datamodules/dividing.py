@@ -154,7 +154,7 @@ def _deal(units: Sequence[Unit], shares: Sequence[float], placed: dict[str, int]
         unit = queues[rare].popleft()
         if unit.name in left:
             wishes = wish.get(rare, room)
-            put(unit, max(usable, key=lambda part: (wishes[part], room[part])))  # noqa: B023
+            put(unit, max(usable, key=lambda part: (wishes[part], room[part])))
     for part in usable:
         # A share that was asked for gets at least one unit while there are enough of them.
         if part not in where.values() and len(units) >= len(usable):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,3 +116,53 @@ def test_palette_and_colours() -> None:
     assert not palette[[0, 1, 255]].any()
     many = Classes([f"class {i}" for i in range(40)])
     assert len({c.colour for c in many[:16]}) == 16
+
+
+@pytest.mark.parametrize(
+    ("stated", "values", "colours"),
+    [
+        ({"a": 3, "b": {"value": 5, "colour": "#ABCDEF"}}, [3, 5], ["#000000", "#abcdef"]),
+        ({"a": {"colour": "#010203"}, "b": "#040506"}, [0, 1], ["#010203", "#040506"]),
+        ([{"name": "a", "value": 7, "colour": "#010203"}, {"name": "b", "value": 9}], [7, 9], ["#010203", "#e69f00"]),
+        (["a", "b"], [0, 1], ["#000000", "#e69f00"]),
+        ({"a": "0", "b": 1.0}, [0, 1], ["#000000", "#e69f00"]),
+    ],
+)  # fmt: skip
+def test_ways_to_declare(stated: Any, values: list[int], colours: list[str]) -> None:
+    classes = Classes(stated)
+    assert classes.names == ["a", "b"]
+    assert [c.value for c in classes] == values
+    assert [c.colour for c in classes] == colours
+
+
+def test_colours_alone_say_how_masks_are_coded() -> None:
+    by_colour = Classes(yaml.safe_load('{none: "#000000", water: "#0000ff"}'))
+    assert by_colour.by_colour
+    again = Classes.from_json(json.loads(json.dumps(by_colour.to_json())))
+    assert again.by_colour
+    assert list(again) == list(by_colour)
+    shown = Classes({"none": 0, "water": {"value": 2, "colour": "#0000ff"}})
+    assert not shown.by_colour
+    assert not Classes.from_json(shown.to_json()).by_colour
+    assert not LAND.by_colour
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{a: 0, b: #0000ff\n}", "class b: None is neither"),  # YAML takes it for a comment
+        ('{a: 0, b: "#0000ff"}', "some have a value and some have none"),
+        ('{a: "#00f", b: "#0000ff"}', "'#00f' is no colour"),
+        ('{a: "#0000ff", b: "#0000FF"}', "every colour may stand once"),
+        ("{a: 0, b: yes}", "class b: True is neither"),
+        ("{a: 0, b: 1.5}", "class b: 1.5 is neither"),
+        ("{a: 0, b: blue}", "class b: 'blue' is neither"),
+        ("{a: 0, b: {value: 1, color: red}}", "class b: color is not known"),
+        ("[0, 1]", "class 0 is no name"),
+        ("[no, yes]", "class False is no name"),
+        ("{no: 0, yes: 1}", "class False is no name"),
+    ],
+)
+def test_yaml_that_says_something_else(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Classes(yaml.safe_load(text))
