@@ -48,6 +48,7 @@ class DelineateCLI(LightningCLI):
         parser.link_arguments("data.ndim", f"{network}.ndim", apply_on="instantiate")
         parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
         parser.link_arguments("data.patch", "model.init_args.patch", apply_on="instantiate")
+        parser.link_arguments("data.channels", "model.init_args.channels", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         """Fill in what depends on the machine and on the run's folder."""

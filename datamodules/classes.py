@@ -43,9 +43,12 @@ class Classes(Sequence[Class]):
         exclusive: each position has one class and the first one is the background; otherwise classes may
             overlap (multi-label) and there is no background.
         by_colour: masks tell classes by colours, not by values. A mapping of name to colour says so by itself.
+        background: whether the first of exclusive classes is a background, which is not measured. Land cover has
+            none: every class is one.
 
     Attributes:
         exclusive: as given.
+        background: as given.
         by_colour: as given. Values are then 0, 1, 2 ..., which is what predicted masks hold.
 
     Raises:
@@ -57,8 +60,10 @@ class Classes(Sequence[Class]):
         classes: Sequence[Class] | Sequence[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any],
         exclusive: bool = True,
         by_colour: bool = False,
+        background: bool = True,
     ) -> None:
         self.exclusive = exclusive
+        self.background = exclusive and background
         items: list[tuple[Any, Any]]
         if isinstance(classes, Mapping):
             items = list(classes.items())
@@ -76,7 +81,7 @@ class Classes(Sequence[Class]):
                 )
             stated = [(name, i, colour) for i, (name, _, colour) in enumerate(stated)]
         self._classes = tuple(
-            Class(name, int(value or 0), colour or _default_colour(i, exclusive))
+            Class(name, int(value or 0), colour or _default_colour(i, self.background))
             for i, (name, value, colour) in enumerate(stated)
         )
         self._check()
@@ -110,8 +115,8 @@ class Classes(Sequence[Class]):
 
     @property
     def foreground(self) -> range:
-        """Indices of the classes that are measured: all but the background."""
-        return range(1 if self.exclusive else 0, len(self))
+        """Indices of the classes that are measured: all but the background, where there is one."""
+        return range(1 if self.background else 0, len(self))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a model file."""
@@ -121,6 +126,8 @@ class Classes(Sequence[Class]):
         }
         if self.by_colour:
             data["by_colour"] = True
+        if self.exclusive and not self.background:
+            data["background"] = False
         return data
 
     @classmethod
@@ -130,6 +137,7 @@ class Classes(Sequence[Class]):
             [Class(**entry) for entry in data["classes"]],
             exclusive=bool(data["exclusive"]),
             by_colour=bool(data.get("by_colour", False)),
+            background=bool(data.get("background", True)),
         )
 
     def to_index(self, mask: np.ndarray, source: object, ignore_value: int | None = None) -> np.ndarray:
@@ -258,11 +266,11 @@ def _colour(text: Any, source: str) -> str:
     return text.lower()
 
 
-def _default_colour(index: int, exclusive: bool) -> str:
+def _default_colour(index: int, background: bool) -> str:
     """The background is black; the others take the colours in turn."""
-    if exclusive and index == 0:
+    if background and index == 0:
         return "#000000"
-    return _COLOURS[(index - exclusive) % len(_COLOURS)]
+    return _COLOURS[(index - background) % len(_COLOURS)]
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -107,6 +107,7 @@ class SegmentationData(lightning.LightningDataModule):
             indices=tuple(indices or ()),
             may_miss=tuple(may_miss or ()),
         )
+        self.channels = self._preprocessing.outputs
         self.channel_dropout = channel_dropout
         self.patch = Patch(tuple(patch or (256, 256)), context)
         self.in_channels = self.patch.channels(len(self._preprocessing.outputs))

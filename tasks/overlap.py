@@ -9,6 +9,7 @@ Counting is written once, in torch, and serves arrays and tensors; scores are wr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,10 +75,12 @@ class OverlapMetric(Metric):
     """Mean Dice and IoU over cases, per class and over the foreground; safe with several processes.
 
     ``compute`` returns ``dice`` and ``iou`` (the mean over foreground classes of each class's mean over
-    cases) and ``dice/<class>`` and ``iou/<class>``, as scalar tensors; NaN where no case has a score.
+    cases) and ``dice/<class>`` and ``iou/<class>``, as scalar tensors; NaN where no case has a score. Where cases
+    differ in the channels that they have, ``dice with T1+FLAIR`` is the mean over the cases that have just these.
 
     Args:
         classes: what the indices mean.
+        channels: names of the image's channels.
     """
 
     is_differentiable = False
@@ -85,37 +88,54 @@ class OverlapMetric(Metric):
     full_state_update = False
     counts: list[Tensor] | Tensor
 
-    def __init__(self, classes: Classes) -> None:
+    def __init__(self, classes: Classes, channels: Sequence[str] = ()) -> None:
         super().__init__()
         self.classes = classes
+        self.channels = tuple(channels)
+        # (K + 1, 3) per case: counts of each class; in the last row, a bit per channel that the case has.
         self.add_state("counts", default=[], dist_reduce_fx="cat")
 
-    def update(self, prediction: Tensor, reference: Tensor) -> None:
+    def update(self, prediction: Tensor, reference: Tensor, present: Tensor | None = None) -> None:
         """Add one case: both ``(*S)`` class indices, or ``(K, *S)`` of 0 and 1 where classes overlap.
+
+        Args:
+            prediction: what the network says.
+            reference: what is true; ``IGNORE`` is left out.
+            present: ``(C,)`` booleans, which channels the case has; all of them when not given.
 
         Raises:
             ValueError: shapes differ, or a counted position holds a value that is no class.
         """
         found = _count(prediction, reference, len(self.classes), None, self.classes.exclusive)
         assert isinstance(self.counts, list)
-        self.counts.append(found[None])
+        bits = 2 ** torch.arange(len(self.channels))
+        having = int(bits.sum() if present is None else (bits * present.cpu()).sum())
+        last = torch.tensor([[having, 0, 0]], device=found.device)
+        self.counts.append(torch.cat([found, last])[None])
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Gather the cases of all processes."""
         if isinstance(self.counts, list) and not self.counts:
             # torchmetrics cannot gather from a process that saw no case; one without any class has no score.
-            self.counts.append(torch.zeros(1, len(self.classes), 3, dtype=torch.int64, device=self.device))
+            self.counts.append(torch.zeros(1, len(self.classes) + 1, 3, dtype=torch.int64, device=self.device))
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
         """The scores of all cases so far."""
-        cases = dim_zero_cat(self.counts).cpu().numpy()
+        stored = dim_zero_cat(self.counts).cpu().numpy()
+        cases, having = stored[..., :-1, :], stored[..., -1, 0]
         result = {}
         for metric, scores in (("dice", dice(cases)), ("iou", iou(cases))):
             means = mean_score(scores, axis=0)[list(self.classes.foreground)]
             result[metric] = self._scalar(mean_score(means))
             for index, mean in zip(self.classes.foreground, means, strict=True):
                 result[f"{metric}/{self.classes.names[index]}"] = self._scalar(mean)
+        scored = cases.any(axis=(-1, -2))
+        subsets = np.unique(having[scored])
+        for bits in subsets if len(subsets) > 1 else ():
+            scores = dice(cases[scored & (having == bits)])[:, list(self.classes.foreground)]
+            name = "+".join(channel for i, channel in enumerate(self.channels) if bits >> i & 1)
+            result[f"dice with {name}"] = self._scalar(mean_score(mean_score(scores, axis=0)))
         return result
 
     def _scalar(self, value: float) -> Tensor:

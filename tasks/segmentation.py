@@ -35,6 +35,7 @@ class SegmentationTask(lightning.LightningModule):
         network: the segmenter.
         classes: what its logits mean (taken from the data).
         patch: what it sees at a time (taken from the data).
+        channels: names of its input's channels (taken from the data).
         loss: DiceCE, Focal, Tversky.
         optimizer: called with the parameters.
         scheduler: called with the optimizer, stepped once per epoch; constant when not given.
@@ -49,6 +50,7 @@ class SegmentationTask(lightning.LightningModule):
         network: Segmenter,
         classes: Classes,
         patch: Patch,
+        channels: Sequence[str] = (),
         loss: SegmentationLoss | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
@@ -65,7 +67,7 @@ class SegmentationTask(lightning.LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.tiler = Tiler(patch, overlap, blend, window_batch, mirror)
-        self.measures = torch.nn.ModuleDict({split: OverlapMetric(classes) for split in ("val", "test")})
+        self.measures = torch.nn.ModuleDict({split: OverlapMetric(classes, channels) for split in ("val", "test")})
         self._keys: list[str] = []
 
     def forward(self, image: Tensor) -> Tensor:
@@ -143,7 +145,8 @@ class SegmentationTask(lightning.LightningModule):
         return self.tiler.run(lambda patches: self(patches.to(self.device)), image)
 
     def _measure(self, batch: Batch, split: str) -> None:
-        for image, mask, annotated in zip(batch.image, batch.mask, batch.annotated, strict=True):
+        cases = zip(batch.image, batch.mask, batch.annotated, batch.present, strict=True)
+        for image, mask, annotated, present in cases:
             scores = torch.from_numpy(self.predict_scores(image.cpu().numpy()))
             prediction = scores.max(0).indices if self.classes.exclusive else (scores > 0.5).long()
             if self.classes.exclusive and not annotated.all():
@@ -151,7 +154,7 @@ class SegmentationTask(lightning.LightningModule):
                 prediction[~annotated.cpu()[prediction]] = 0
             measure = self.measures[split]
             assert isinstance(measure, OverlapMetric)
-            measure.update(prediction.to(mask.device), mask)
+            measure.update(prediction.to(mask.device), mask, present)
 
     def _log_measures(self, split: str) -> None:
         measure = self.measures[split]

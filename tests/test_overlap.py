@@ -147,6 +147,21 @@ def test_metric_of_overlapping_classes_measures_all_of_them() -> None:
     assert float(found["dice"]) == pytest.approx(5 / 6)
 
 
+def test_metric_per_subset_of_channels() -> None:
+    classes = Classes(NAMES)
+    cases = [case(seed) for seed in range(4)]
+    metric = OverlapMetric(classes, ["T1", "FLAIR", "T2"])
+    having = [[1, 1, 1], [1, 0, 1], [1, 1, 1], [1, 0, 1]]
+    for (prediction, reference), present in zip(cases, having, strict=True):
+        metric.update(
+            torch.from_numpy(prediction), torch.from_numpy(reference), torch.tensor(present, dtype=torch.bool)
+        )
+    found = metric.compute()
+    torch.testing.assert_close(found["dice with T1+T2"], filled(cases[1::2], classes).compute()["dice"])
+    torch.testing.assert_close(found["dice with T1+FLAIR+T2"], filled(cases[::2], classes).compute()["dice"])
+    torch.testing.assert_close(found["dice"], filled(cases, classes).compute()["dice"])
+
+
 @pytest.mark.parametrize("split", [2, 5])
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_several_processes_see_what_one_sees_even_if_one_saw_no_case(split: int) -> None:
