@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import sys
@@ -9,16 +10,22 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import imagecodecs
 import nibabel as nib
 import numpy as np
+import PIL.Image
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
+    MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
@@ -411,14 +418,55 @@ def test_lossless_compression(tmp_path: Path, syntax: str, kind: str) -> None:
     assert image.dtype == plain.dtype
 
 
+def packed_by_imagecodecs(pixels: np.ndarray, bits: int, syntax: str) -> Dataset:
+    encode = imagecodecs.jpegls_encode if syntax == JPEGLSLossless else imagecodecs.ljpeg_encode
+    options = {} if syntax == JPEGLSLossless else {"bitspersample": bits}
+    stream = encode((pixels & (2**bits - 1)).astype(np.uint16), **options)
+    data = make(pixels, BitsStored=bits, HighBit=bits - 1)
+    data.file_meta.TransferSyntaxUID = syntax
+    data.PixelData = pydicom.encaps.encapsulate([stream])
+    data["PixelData"].is_undefined_length = True
+    return data
+
+
+@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1, JPEGLSLossless])
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "bits"), [(0, 4095, "uint16", 12), (-2000, 2000, "int16", 12)]
+)
+def test_lossless_jpeg_of_archives(
+    tmp_path: Path, syntax: str, low: int, high: int, dtype: str, bits: int
+) -> None:
+    pixels = RNG.integers(low, high, (20, 30)).astype(dtype)
+    data = packed_by_imagecodecs(pixels, bits, syntax)
+    image = open_image(save(data, tmp_path / "x.dcm"))
+    np.testing.assert_array_equal(image.read()[0], pixels)
+    data.Rows = data.Columns = 8
+    assert_refused(save(data, tmp_path / "y.dcm"), "cannot be decoded")
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_ordinary_jpeg(tmp_path: Path, colour: bool) -> None:
+    smooth = np.add.outer(np.arange(48), np.arange(40)).astype(np.uint8)
+    pixels = np.stack([smooth, smooth[::-1], 0 * smooth], axis=-1) if colour else smooth
+    stream = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(stream, "JPEG", quality=95, subsampling=0)
+    data = make(pixels, PhotometricInterpretation="YBR_FULL_422" if colour else "MONOCHROME2")
+    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    data.PixelData = pydicom.encaps.encapsulate([stream.getvalue()])
+    data["PixelData"].is_undefined_length = True
+    array = open_image(save(data, tmp_path / "x.dcm")).read()
+    expected = np.atleast_3d(np.asarray(PIL.Image.open(stream)))
+    assert np.abs(array.astype(int) - np.moveaxis(expected, -1, 0)).max() <= 2
+
+
 def test_a_missing_decoder_is_named(tmp_path: Path) -> None:
     data = make(GRAY)
     data.compress(RLELossless)
     file = save(data, tmp_path / "x.dcm")
     file.write_bytes(file.read_bytes().replace(RLELossless.encode(), b"1.2.840.10008.1.2.9"))
     assert_refused(file, r"transfer syntax \(unknown\).*pip install 'delineate\[dicom\]'")
-    data.file_meta.TransferSyntaxUID = JPEGLossless
-    assert_refused(save(data, tmp_path / "y.dcm"), r"\(JPEG Lossless.*pip install 'delineate\[dicom\]'")
+    data.file_meta.TransferSyntaxUID = MPEG2MPML
+    assert_refused(save(data, tmp_path / "y.dcm"), r"\(MPEG2.*pip install 'delineate\[dicom\]'")
     deflated = make(GRAY)
     deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     assert_refused(save(deflated, tmp_path / "z.dcm"), "Deflated.*is not read")

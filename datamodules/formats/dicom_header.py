@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from datamodules.errors import DataError
+from datamodules.formats import dicom_decoders
 from datamodules.guard import check_size
 
 SUFFIXES = (".dcm", ".dicom")
@@ -122,8 +123,10 @@ def pydicom_for(path: Path) -> Any:
     """
     try:
         import pydicom
+        import pydicom.pixels
     except ImportError as error:
         raise DataError(f"{path}: is DICOM, which needs pydicom: pip install 'delineate[dicom]'") from error
+    dicom_decoders.register()
     return pydicom
 
 
@@ -176,7 +179,9 @@ def _check_syntax(path: Path, syntax: str) -> None:
     """Refuse what cannot be decoded, by the transfer syntax's own name."""
     pydicom = pydicom_for(path)
     if not syntax:
-        raise DataError(f"{path}: is DICOM, but says not how it stores pixels (no transfer syntax); is it complete?")
+        raise DataError(
+            f"{path}: is DICOM, but says not how it stores pixels (no transfer syntax); is it complete?"
+        )
     uid = pydicom.uid.UID(syntax)
     name = uid.name if uid.is_valid and uid.type == "Transfer Syntax" else "unknown"
     if syntax == _DEFLATED:  # inflated as a whole before its size could be checked
@@ -188,7 +193,7 @@ def _check_syntax(path: Path, syntax: str) -> None:
     if not available:
         raise DataError(
             f"{path}: no decoder for its transfer syntax ({name}) is installed; pip install 'delineate[dicom]' "
-            "reads RLE, JPEG and JPEG 2000, anything else must be saved without compression first"
+            "reads RLE, JPEG, JPEG-LS and JPEG 2000, anything else must be saved without compression first"
         )
 
 
