@@ -576,6 +576,24 @@ def test_impossible_tags(tmp_path: Path, tag: str, value: object) -> None:
     assert not any(secret in str(caught.value) for secret in (ID, NAME))
 
 
+@pytest.mark.parametrize("syntax", [None, JPEG2000Lossless])
+def test_uids_that_are_names(tmp_path: Path, syntax: str | None) -> None:
+    """pydicom warns of such UIDs, and quotes them."""
+    data = make(GRAY)
+    if syntax:
+        data.compress(syntax)
+    with pydicom.config.disable_value_validation():
+        data.SeriesInstanceUID = data.SOPClassUID = data.StudyInstanceUID = f"{ID}"
+        data.file_meta.MediaStorageSOPClassUID = data.file_meta.MediaStorageSOPInstanceUID = f"{ID}"
+    file = save(data, tmp_path / "x.dcm")
+    np.testing.assert_array_equal(open_image(file).read()[0], GRAY)
+    with pydicom.config.disable_value_validation():
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2"
+    uid = str(data.file_meta.TransferSyntaxUID).encode()
+    file.write_bytes(file.read_bytes().replace(uid, ID.encode().ljust(len(uid), b"\0")))
+    assert_refused(file, "unknown|cannot be read")
+
+
 def test_random_damage_gives_data_or_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "MAX_ELEMENTS", 10**6)
     rng = np.random.default_rng(3)

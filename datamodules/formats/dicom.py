@@ -119,7 +119,7 @@ def _pixels(frame: Frame, header: Header) -> np.ndarray:
     """``(rows, columns)`` or ``(rows, columns, 3)`` as stored; colour comes as RGB."""
     pydicom = pydicom_for(frame.file)
     try:
-        _check_stream(frame, header)
+        quietly(lambda: _check_stream(frame, header))
         stored: np.ndarray = quietly(lambda: pydicom.pixels.pixel_array(frame.file, index=frame.index))
     except DataError:
         raise

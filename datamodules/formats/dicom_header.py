@@ -151,23 +151,26 @@ def read_header(path: Path) -> Header:
         NoImage: a whole DICOM file that holds no image.
         DataError: damaged or cut off, too large, or stored in a way that is not read.
     """
-    pydicom = pydicom_for(path)
+    pydicom_for(path)  # said first, where it is not installed
     try:
-        with path.open("rb") as stream:
-            meta = quietly(lambda: pydicom.filereader.read_file_meta_info(path))
-            syntax = str(meta.get("TransferSyntaxUID", ""))
-            _check_class(path, str(meta.get("MediaStorageSOPClassUID", "")))
-            _check_syntax(path, syntax)
-            data = quietly(
-                lambda: pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
-            )
-            return quietly(lambda: _header(path, data, syntax, stream))
+        return quietly(lambda: _read(path))
     except DataError:
         raise
     except Exception as error:  # pydicom's parsers raise many kinds, and their texts quote the header
         raise DataError(
             f"{path}: cannot be read as DICOM ({type(error).__name__} in its header); is it complete?"
         ) from None
+
+
+def _read(path: Path) -> Header:
+    pydicom = pydicom_for(path)
+    meta = pydicom.filereader.read_file_meta_info(path)
+    syntax = str(meta.get("TransferSyntaxUID", ""))
+    _check_class(path, str(meta.get("MediaStorageSOPClassUID", "")))
+    _check_syntax(path, syntax)
+    with path.open("rb") as stream:
+        data = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
+        return _header(path, data, syntax, stream)
 
 
 def _check_class(path: Path, uid: str) -> None:
