@@ -100,8 +100,8 @@ def fit_temperature(
         limit: positions drawn from each case; what is kept is small, however large the cases are.
 
     Returns:
-        The temperature (over 1: the probabilities were too sure); None where no position is known, or where no
-        temperature between 0.05 and 20 is best.
+        The temperature (over 1: the probabilities were too sure); None where no position is known, where all are
+        right (nothing says how sure to be), or where no temperature between 0.05 and 20 is best.
     """
     logits, truths = [], []
     for number, (probabilities, reference) in enumerate(samples):
@@ -111,6 +111,9 @@ def fit_temperature(
     if not sum(map(len, truths)):
         return None
     score, true = np.concatenate(logits), np.concatenate(truths)
+    right = score.argmax(axis=1) == true if exclusive else (score[:, 0] > 0) == (true == 1)
+    if right.all():
+        return None
     loss = _exclusive_loss(score, true) if exclusive else _overlapping_loss(score, true)
     low, high = (math.log(t) for t in _RANGE)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from datamodules.atomic import write_text
+from datamodules.errors import DataError
 from datamodules.segmentation import SegmentationData
+from tasks.calibration import fit_temperature
 from tasks.model_file import Description, save_model
 from tasks.segmentation import SegmentationTask
 
@@ -19,6 +24,8 @@ MODEL_FILE = "model.safetensors"
 METRICS_FILE = "metrics.json"
 SPLITS_FILE = "splits.json"
 CHECKPOINTS = "checkpoints"
+# One number is fitted: more cases cost time and change little.
+_CALIBRATION_CASES = 8
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -39,7 +46,14 @@ class ModelFileWriter(Callback):
     The model holds the weights of the best checkpoint (by the checkpoint's monitor), or the present ones where
     none was kept. It is written at the end of training and also when training ends with an error, so that the
     last good weights are never lost. An older model of the folder is kept as ``model.previous.safetensors``.
+
+    Args:
+        calibrate: at the end of training, fit a temperature on some validation cases and add it to the model.
     """
+
+    def __init__(self, calibrate: bool = True) -> None:
+        self.calibrate = calibrate
+        self.calibration: dict[str, float] | None = None
 
     def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Write the splits that this run uses."""
@@ -50,7 +64,10 @@ class ModelFileWriter(Callback):
     def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Write the model."""
         if not is_rehearsal(trainer) and not trainer.interrupted:
-            self._write(trainer, module)
+            scores = self._write(trainer, module)
+            # The model is safe by now, whatever happens while it is calibrated.
+            if self.calibrate and self._fit_temperature(trainer, module):
+                self._save(trainer, module, scores)
 
     def on_exception(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
@@ -65,8 +82,8 @@ class ModelFileWriter(Callback):
             scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
             self._save(trainer, module, scores)
 
-    def _write(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Put the best weights into the module and write it."""
+    def _write(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, float]:
+        """Put the best weights into the module and write it; returns the scores that were written."""
         target = Path(trainer.default_root_dir) / MODEL_FILE
         if target.is_file():
             target.replace(target.with_name("model.previous.safetensors"))
@@ -86,6 +103,24 @@ class ModelFileWriter(Callback):
                     "epoch": float(best["epoch"]),
                 }
         self._save(trainer, module, scores)
+        return scores
+
+    def _fit_temperature(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> bool:
+        """Fit a temperature with the weights that were kept; False where there is nothing to fit it on."""
+        assert isinstance(module, SegmentationTask)
+        if not trainer.is_global_zero or not _data(trainer).splits["val"]:
+            return False
+        # After training the weights lie on the CPU.
+        module.to(trainer.strategy.root_device).eval()
+        try:
+            temperature = fit_temperature(_validation_scores(trainer, module), module.classes.exclusive)
+        except (DataError, RuntimeError) as error:
+            warnings.warn(f"the model was not calibrated: {error}", stacklevel=2)
+            return False
+        finally:
+            module.cpu()
+        self.calibration = None if temperature is None else {"temperature": temperature}
+        return temperature is not None
 
     def _save(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, scores: dict[str, float]
@@ -105,9 +140,25 @@ class ModelFileWriter(Callback):
             tiling={"overlap": tiler.overlap, "blend": tiler.blend, "mirror": list(tiler.mirror)},
             metrics=metrics,
             data=data.fingerprint(),
+            calibration=self.calibration,
         )
         save_model(folder / MODEL_FILE, module.network, description)
         write_text(folder / METRICS_FILE, json.dumps(metrics, indent=1))
+
+
+@torch.no_grad()
+def _validation_scores(
+    trainer: lightning.Trainer, module: SegmentationTask
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Probabilities and masks of the first validation cases in which every class was looked for."""
+    used = 0
+    for batch in _data(trainer).val_dataloader():
+        for image, mask, annotated in zip(batch.image, batch.mask, batch.annotated, strict=True):
+            if annotated.all():
+                yield module.predict_scores(image.numpy()), mask.numpy()
+                used += 1
+        if used >= _CALIBRATION_CASES:
+            return
 
 
 def is_rehearsal(trainer: lightning.Trainer) -> bool:

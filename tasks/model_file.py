@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Description:
         metrics: scores reached, as logged.
         data: fingerprint of the training data.
         versions: of python and the packages that matter.
-        calibration: e.g. a temperature, where there is one.
+        calibration: ``{"temperature": T}``, by which logits are divided before probabilities are given out.
     """
 
     preprocessing: Preprocessing
@@ -105,6 +106,9 @@ def load_model(path: str | Path, trust: bool = False) -> tuple[Segmenter, Descri
             classes=Classes.from_json(header["classes"]),
             **{name: header[name] for name in ("tiling", "metrics", "data", "versions", "calibration")},
         )
+        temperature = (description.calibration or {}).get("temperature", 1.0)
+        if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+            raise ValueError(f"the temperature is {temperature}, which must be a number over 0")
         class_path, arguments = (
             str(architecture["class_path"]),
             _without_weight_files(architecture["arguments"]),

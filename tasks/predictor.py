@@ -17,6 +17,7 @@ from datamodules.open import open_image, save_mask
 from datamodules.streamed import network_view
 from datamodules.tiler import Tiler
 from models.memory_format import channels_last, channels_last_weights
+from tasks.calibration import apply_temperature
 from tasks.model_file import Description, load_model
 
 
@@ -89,7 +90,7 @@ class Predictor:
 
         Args:
             image: a path, several paths (one per channel), or an opened image; any size, any orientation.
-            probabilities: also return them, on the image's grid.
+            probabilities: also return them, on the image's grid, calibrated where the model file has a temperature.
             progress: called with the share done, from 0 to 1.
 
         Raises:
@@ -99,12 +100,18 @@ class Predictor:
         preprocessing = self.description.preprocessing
         scores = self.tiler.run(self._probabilities, network_view(opened, preprocessing), progress)
         scores = preprocessing.restore(scores, opened.geometry)
+        calibration = self.description.calibration or {}
         return Prediction(
             mask=self._decide(scores),
             classes=self.classes,
             geometry=opened.geometry,
             image=opened,
-            probabilities=scores if probabilities else None,
+            # The mask is decided before: a temperature changes probabilities, never which class is drawn.
+            probabilities=apply_temperature(
+                scores, calibration.get("temperature", 1.0), self.classes.exclusive
+            )
+            if probabilities
+            else None,
         )
 
     @torch.inference_mode()

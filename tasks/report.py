@@ -133,15 +133,13 @@ def _views(evaluation: Evaluation, number: int, image_file: Path | None) -> tupl
     return [(plane.title, panels(plane, evaluation.classes, pair.case)) for plane in planes], note
 
 
-def _charts(evaluation: Evaluation) -> dict[str, dict[bool, str]]:
-    """Name -> dark or not -> data address."""
-    found = {"dice": {dark: distribution(evaluation, dark) for dark in (False, True)}}
+def _charts(evaluation: Evaluation) -> dict[str, str]:
+    """Name -> data address."""
+    found = {"dice": distribution(evaluation)}
     if evaluation.classes.exclusive:
-        found["confusion"] = {dark: confusion_picture(evaluation, dark) for dark in (False, True)}
+        found["confusion"] = confusion_picture(evaluation)
     if evaluation.reliability.cases:
-        found["reliability"] = {
-            dark: reliability_picture(evaluation.reliability, dark) for dark in (False, True)
-        }
+        found["reliability"] = reliability_picture(evaluation.reliability)
     return found
 
 

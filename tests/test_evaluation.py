@@ -329,6 +329,12 @@ def test_command_prints_six_decimals_and_names_problems(
     assert "[red]gone" in captured.err
     assert run(pred / "a.nii.gz", ref / "a.nii", "-o", out, "--classes", "four=4,one=1,two=2") == 0
     assert str(out / "report.html") in capsys.readouterr().out.replace("\n", "")
+    table = tmp_path / "t.csv"
+    table.write_text("case,site,hand\na,Bergen,left\nb,Oslo,right\n")
+    assert run(pred, ref, "--groups", table, "--by", "site, hand", "--tolerance", "0.5") == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"by site: Dice 0\.\d+ in (Oslo|Bergen), 0\.\d+ in", shown)
+    assert "by hand: " in shown
 
 
 def test_classes_are_read_from_the_command_line() -> None:
@@ -342,3 +348,105 @@ def test_classes_are_read_from_the_command_line() -> None:
     for wrong in ("liver=1,tumour", "liver=x", "a=1,a=2"):
         with pytest.raises(DataError, match="--classes"):
             verb.parse_classes(wrong)
+
+
+def brute_hd95(prediction: np.ndarray, reference: np.ndarray, spacing: np.ndarray) -> float:
+    def border(mask: np.ndarray) -> np.ndarray:
+        padded = np.pad(mask, 1)
+        inner = np.ones_like(mask)
+        for axis in range(mask.ndim):
+            for step in (-1, 1):
+                rolled = np.roll(padded, step, axis)
+                inner &= rolled[tuple(slice(1, -1) for _ in mask.shape)]
+        return np.argwhere(mask & ~inner) * spacing
+
+    a, b = border(prediction), border(reference)
+    if not len(a) or not len(b):
+        return np.inf if len(a) or len(b) else np.nan
+    apart = np.linalg.norm(a[:, None] - b[None], axis=-1)
+    return float(max(np.percentile(apart.min(1), 95), np.percentile(apart.min(0), 95)))
+
+
+def test_distances_are_in_millimetres_and_infinite_ones_are_counted(tmp_path: Path, masks: dict) -> None:
+    found = evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "out")
+    assert found.distance_unit == "mm"
+    assert {case.tolerance for case in found.cases} == {2.5}
+    for row in found.rows():
+        prediction, reference = (m == int(row.name.split()[1]) for m in masks[row.case])
+        expected = brute_hd95(prediction, reference, AFFINE.diagonal()[:3])
+        assert row.hd95 == pytest.approx(expected, nan_ok=True, abs=1e-6)
+        assert row.distance_unit == "mm"
+    four = found.summary_rows()[2]
+    # Two references hold class 4; it is predicted in a third case only.
+    assert (four.n, four.empty, four.one_sided) == (3, 0, 3)
+    assert np.isnan(four.hd95.mean)
+    written = strict(tmp_path / "out" / "metrics.json")
+    assert [c["hd95"] for c in written["cases"]].count(None) == 3
+    assert written["summary"]["means"]["nsd"]["mean"] == found.means()["nsd"].mean
+    assert np.array(written["confusion"]["counts"]).sum() == 3 * 120
+    # A larger tolerance forgives more, and is the one that is used.
+    loose = evaluate(tmp_path / "pred", tmp_path / "ref", tolerance=4)
+    assert loose.means()["nsd"].mean > found.means()["nsd"].mean
+    with pytest.raises(DataError, match="tolerance -1"):
+        evaluate(tmp_path / "pred", tmp_path / "ref", tolerance=-1)
+
+
+@pytest.mark.parametrize(
+    ("crs", "pixel", "unit", "metres"),
+    [
+        ("EPSG:32636", 10.0, "m", 10.0),
+        ("EPSG:2263", 10.0, "m", 10 * 1200 / 3937),
+        ("EPSG:4326", 0.001, "px", 1.0),
+    ],
+)
+def test_maps_are_measured_in_metres_and_hectares(
+    tmp_path: Path, crs: str, pixel: float, unit: str, metres: float
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    pytest.importorskip("pyproj")
+    origin = {"EPSG:32636": (453000.0, 30000.0), "EPSG:2263": (990000.0, 210000.0), "EPSG:4326": (32.6, 0.3)}
+    reference = np.zeros((30, 40), np.uint8)
+    reference[5:15, 10:20] = 1
+    for name, mask in (("r", reference), ("p", np.roll(reference, 3, axis=1))):
+        with rasterio.open(
+            tmp_path / f"{name}.tif", "w", driver="GTiff", width=40, height=30, count=1, dtype="uint8", crs=crs,
+            transform=rasterio.transform.from_origin(*origin[crs], pixel, pixel),
+        ) as file:  # fmt: skip
+            file.write(mask, 1)
+    (row,) = evaluate(tmp_path / "p.tif", tmp_path / "r.tif").rows()
+    assert row.distance_unit == unit
+    assert row.hd95 == pytest.approx(3 * metres)
+    assert row.unit == "ha"
+    # A degree at the equator is about 111 km.
+    area = 100 * ((111_320 * 0.001) * (110_574 * 0.001) if crs == "EPSG:4326" else metres**2) / 1e4
+    assert row.reference_size == pytest.approx(area, rel=0.005)
+    assert row.predicted_size == pytest.approx(row.reference_size, rel=1e-3)
+
+
+def test_cases_of_several_units_have_no_common_distance(tmp_path: Path) -> None:
+    classes = Classes(["background", "there"])
+    mask = np.zeros((9, 9))
+    mask[2:6, 2:6] = 1
+    for folder in ("pred", "ref"):
+        picture(tmp_path / folder / "flat.png", mask)
+        volume(tmp_path / folder / "deep.nii.gz", np.stack([mask] * 3))
+    found = evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "out", classes=classes)
+    assert (found.distance_unit, found.size_unit) == (None, None)
+    (row,) = found.summary_rows()
+    assert (row.dice.mean, row.nsd.mean, row.unit) == (1, 1, None)
+    assert np.isnan(row.hd95.mean)
+    assert np.isnan(row.reference_size)
+
+
+def test_volumes_are_cut_where_most_is_wrong() -> None:
+    classes = Classes(["background", "there"])
+    reference = np.zeros((1, 8, 9, 10), np.uint8)
+    reference[0, 2:7, 2:7, 1:4] = 1
+    prediction = reference.copy()
+    prediction[0, :, 2:5, 8] = 1
+    planes = planes_of(None, prediction, reference, Geometry(np.eye(4), (8, 9, 10), RAS_MM), classes)
+    assert "slice 8 " in planes[0].title
+    # What is ignored is not wrong.
+    reference[..., 8] = 255
+    planes = planes_of(None, prediction, reference, Geometry(np.eye(4), (8, 9, 10), RAS_MM), classes)
+    assert re.search("slice [123] ", planes[0].title)

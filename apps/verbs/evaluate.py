@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("pred", help="folder of predicted masks, or one file")
     parser.add_argument("ref", help="folder of reference masks with the same stems, or one file")
-    parser.add_argument("-o", "--output", help="folder for metrics.csv, metrics.json and report.html")
+    parser.add_argument("-o", "--output", help="folder for the report, and the numbers as CSV and JSON")
     parser.add_argument(
         "--classes",
         metavar="NAMES",
@@ -30,6 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ignore-value", type=int, metavar="N", help="reference positions of this value are not measured"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="N",
+        help="borders up to this far apart count as the same in NSD, in mm, m or px (default: the largest spacing)",
+    )
+    parser.add_argument(
+        "--groups",
+        metavar="CSV",
+        help="table of the cases (first column the case, others its site, sex ...); scores per group are reported "
+        "(default with --by: cases.csv in the references' folder or above it)",
+    )
+    parser.add_argument(
+        "--by",
+        metavar="NAMES",
+        help="columns of that table to group by: site,sex (default: every usable one)",
     )
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="no table and no progress bar, only what went wrong"
@@ -55,10 +72,15 @@ def run(args: argparse.Namespace) -> int:
             classes=None if args.classes is None else parse_classes(args.classes),
             images=args.images,
             ignore_value=args.ignore_value,
+            tolerance=args.tolerance,
+            groups=args.groups,
+            by=[name.strip() for name in (args.by or "").split(",") if name.strip()],
             on_case=lambda number, total: bar.update(done, completed=number, total=total),
         )
     if not args.quiet and evaluation.pairs:
         Console().print(table(evaluation))
+        for line in gaps(evaluation):
+            print(line)
     for file, reason in evaluation.problems:
         text = reason if file in reason else f"{file}: {reason}"
         messages.print(f"not measured: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -71,21 +93,37 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(evaluation: Evaluation) -> Table:
-    """Dice and IoU per class, and their means, to six decimals; ``-`` where no case has a score."""
+    """Scores per class, and their means; ``-`` where no case has one, and for infinite distances in a mean."""
     from rich.table import Table
     from rich.text import Text
 
     count = len(evaluation.pairs)
     shown = Table(title=f"{count} case{'' if count == 1 else 's'} measured", title_justify="left")
     shown.add_column("class", overflow="fold")
-    for heading in ("scored", "empty", "Dice", "SD", "IoU"):
+    unit = f" {evaluation.distance_unit}" if evaluation.distance_unit else ""
+    for heading in ("scored", "empty", "Dice", "SD", "IoU", f"HD95{unit}", "NSD"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in evaluation.summary_rows():
         numbers = (row.dice.mean, row.dice.std, row.iou.mean)
-        shown.add_row(Text(row.name), str(row.n), str(row.empty), *[_six(n) for n in numbers])
+        far = [_short(row.hd95.mean, 2), _short(row.nsd.mean, 3)]
+        shown.add_row(Text(row.name), str(row.n), str(row.empty), *[_short(n, 6) for n in numbers], *far)
     shown.add_section()
-    shown.add_row("mean", "", "", _six(evaluation.mean_dice), "", _six(evaluation.mean_iou))
+    means = evaluation.means()
+    overall = (_short(evaluation.mean_dice, 6), "", _short(evaluation.mean_iou, 6))
+    shown.add_row("mean", "", "", *overall, _short(means["hd95"].mean, 2), _short(means["nsd"].mean, 3))
     return shown
+
+
+def gaps(evaluation: Evaluation) -> list[str]:
+    """A line per attribute: its worst and its best group."""
+    from tasks.groups import ALL_CLASSES
+
+    return [
+        f"by {row.attribute}: Dice {row.worst:.3f} in {row.worst_group}, {row.best:.3f} in {row.best_group} "
+        f"(gap {row.gap:.3f}, equity-scaled {row.equity_scaled:.3f})"
+        for row in evaluation.groups()[1]
+        if row.name == ALL_CLASSES
+    ]
 
 
 def parse_classes(text: str) -> Classes:
@@ -116,5 +154,5 @@ def parse_classes(text: str) -> Classes:
     return Classes(dict(sorted(pairs, key=lambda pair: pair[1])))
 
 
-def _six(number: float) -> str:
-    return "-" if number != number else f"{number:.6f}"
+def _short(number: float, decimals: int) -> str:
+    return "-" if number != number else f"{number:.{decimals}f}"
