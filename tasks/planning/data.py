@@ -165,7 +165,8 @@ def plan_long_side(made: Decisions, facts: Fingerprint, classes: Mapping[str, in
     sides = [max(case.shape) for case in facts.training]
     median = float(np.median(sides))
     found = f"longest sides from {min(sides)} to {max(sides)}, median {median:g}"
-    across = {}
+    across: dict[str, float] = {}
+    value: int | None = None
     for name, value in list(classes.items())[1:]:
         areas = [
             case.labels[value].median_component / max(case.shape) ** 2
@@ -175,7 +176,7 @@ def plan_long_side(made: Decisions, facts: Fingerprint, classes: Mapping[str, in
         if areas:
             across[name] = 2 * sqrt(float(np.median(areas)) / pi)
     if not across:
-        value, why = None, f"{found}; no structure to measure."
+        why = f"{found}; no structure to measure."
     else:
         thinnest = min(across, key=lambda name: across[name])
         wanted = _FEWEST_PIXELS_ACROSS / across[thinnest]
@@ -262,4 +263,5 @@ def plan_augmentation(
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    # Four digits where three would round to everything.
+    return f"{100 * share:.{3 if share < 0.995 else 4}g} %"

@@ -10,7 +10,8 @@ from math import ceil, prod
 SMALLEST_EDGE = 4
 # Axes whose spacing is this many times coarser than the finest wait: not halved, kernel 1 (nnU-Net: 2).
 COARSE = 2.0
-# nnU-Net's limits on channels.
+# nnU-Net's channels of the first level, and its limits.
+FIRST_CHANNELS = 32
 MOST_CHANNELS = {2: 512, 3: 320}
 # Forward and backward pass together cost about three forward passes; two operations per multiplication.
 _TRAINING_PASSES = 3
@@ -134,6 +135,7 @@ class UNet:
         return 2.0 * _TRAINING_PASSES * products
 
 
-def widths(levels: int, first: int, ndim: int) -> tuple[int, ...]:
-    """Doubled from level to level up to nnU-Net's limit."""
-    return tuple(min(MOST_CHANNELS[ndim], first * 2**level) for level in range(levels))
+def widths(levels: int, ndim: int, share: float) -> tuple[int, ...]:
+    """nnU-Net's channels times ``share``: 32, doubled from level to level up to 320 (3D) or 512 (2D)."""
+    full = (min(MOST_CHANNELS[ndim], FIRST_CHANNELS * 2**level) for level in range(levels))
+    return tuple(int(width * share) for width in full)

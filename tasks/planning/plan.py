@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from tasks.planning.network import SMALLEST_EDGE, Topology, UNet, topology, widt
 from tasks.planning.patch import Lengths, batch_size, fitted_patch, median_shape, target_spacing
 from tasks.planning.recipe import recipe_text
 
-# Channels of the first level: nnU-Net's 32; on CPUs half of them, which is a quarter of the arithmetic.
-_FIRST_WIDTH = {"gpu": 32, "cpu": 16}
+# Share of nnU-Net's channels: on CPUs half of them, which is a quarter of the arithmetic.
+_WIDTH_SHARE = {"gpu": 1.0, "cpu": 0.5}
 # Minutes that a CPU run takes where the user states none.
 _CPU_MINUTES = 30.0
 # A budget must afford this many patches, else patches become smaller.
@@ -203,8 +203,8 @@ class _Sizing:
 
     def net(self, shape: Topology) -> UNet:
         """The network for a topology."""
-        first = _FIRST_WIDTH["gpu" if self.machine.gpu else "cpu"]
-        chosen = tuple(self.given_widths or widths(shape.levels, first, self.ndim))[: shape.levels]
+        share = _WIDTH_SHARE["gpu" if self.machine.gpu else "cpu"]
+        chosen = tuple(self.given_widths or widths(shape.levels, self.ndim, share))[: shape.levels]
         return UNet(
             shape,
             chosen,
@@ -294,13 +294,16 @@ class _Sizing:
 
     def work(self) -> training.Work:
         """What there is to compute."""
-        held = self.facts.splits.get("val", 0)
+        # Windows overlap by half.
+        windows = prod(
+            1 if p >= m else ceil(2 * m / p) - 1 for p, m in zip(self.patch, self.median, strict=True)
+        )
         return training.Work(
             self.net(self.shape).training_flops(self.seen),
             prod(self.patch),
             self.batch,
-            training.positions(self.median, len(self.facts.training)),
-            training.positions(self.median, held),
+            prod(self.median) * len(self.facts.training),
+            windows * self.facts.splits.get("val", 0),
         )
 
     def decide_network(self) -> None:

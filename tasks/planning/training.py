@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 
 from datamodules.fingerprint import Fingerprint
@@ -53,14 +53,14 @@ class Work:
         patch: positions of a patch.
         batch: patches per step.
         positions: of the training cases together.
-        validated: positions of the val cases together.
+        windows: of the val cases together.
     """
 
     flops: float
     patch: int
     batch: int
     positions: float
-    validated: float
+    windows: int
 
 
 def length(work: Work, machine: Machine, minutes: float | None) -> Length:
@@ -74,9 +74,8 @@ def length(work: Work, machine: Machine, minutes: float | None) -> Length:
     seconds = _OVERHEAD * work.flops / (machine.gflops * 1e9)
     cap = max(200.0, _MOST_PASSES * work.positions / work.patch)
     full = float(_GPU_STEPS * _GPU_EPOCHS * work.batch)
-    # Windows overlap by half: 2 per axis; a window costs a third of a training step.
-    axes = 3 if work.patch < work.positions and work.patch > 0 else 2
-    one_validation = max(work.validated / work.patch, 1.0) * 2**axes * seconds / 3 if work.validated else 0.0
+    # A window costs a third of a training step.
+    one_validation = work.windows * seconds / 3
     if minutes is None:
         affordable, limit = full, f"{_GPU_EPOCHS} epochs of {_GPU_STEPS} steps, a quarter of nnU-Net's 1000"
         validations = 25
@@ -156,8 +155,3 @@ def plan_trainer(made: Decisions, facts: Fingerprint, run: Length, batch: int) -
         [average],
         f"Weights averaged over about a twentieth of the {steps} steps; nnU-Net does not.",
     )
-
-
-def positions(shape: tuple[float, ...], cases: int) -> float:
-    """Positions of ``cases`` images of a median shape."""
-    return float(prod(shape)) * cases
