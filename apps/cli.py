@@ -17,6 +17,8 @@ from pathlib import Path
 VERBS = {
     "demo": "demo",
     "recipes": "recipes",
+    "plan": "plan",
+    "check": "check",
     "fit": "training",
     "validate": "training",
     "test": "training",
