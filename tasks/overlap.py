@@ -23,7 +23,8 @@ from datamodules.classes import IGNORE, Classes
 EMPTY_RULE = (
     "A class that is absent from both the prediction and the reference of a case has no score there: the "
     "case is left out of that class's mean and counted as empty. Where the class is absent from only one of "
-    "the two, the score is 0."
+    "the two, the score is 0; HD95 is infinite there, is written as missing, left out of the mean of HD95 and "
+    "counted as one-sided."
 )
 
 

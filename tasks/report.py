@@ -155,6 +155,7 @@ def _distance(value: float) -> str:
 
 
 def _size(value: float, unit: str) -> str:
-    return (
-        f"{value:,.0f}" if unit == "px" or value >= 100 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
-    )
+    """Three digits that mean something."""
+    if unit == "px" or value >= 100:
+        return f"{value:,.0f}"
+    return "0" if value == 0 else f"{value:.3g}"
