@@ -83,7 +83,7 @@ def test_the_second_time_nothing_is_read(
 ) -> None:
     case = read_layout(mri_dataset).cases[0]
     first = make_cache().get(case)
-    monkeypatch.setattr("datamodules.layouts.open_image", refuse_to_open)
+    monkeypatch.setattr("datamodules.case.open_image", refuse_to_open)
     again = make_cache().get(case)
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.mask, again.mask)
@@ -127,7 +127,7 @@ def test_another_setting_is_another_preparation(
 ) -> None:
     case = read_layout(mri_dataset).cases[0]
     make_cache().get(case)
-    monkeypatch.setattr("datamodules.layouts.open_image", refuse_to_open)
+    monkeypatch.setattr("datamodules.case.open_image", refuse_to_open)
     with pytest.raises(AssertionError, match="opened again"):
         make_cache(**change).get(case)
 
