@@ -60,7 +60,8 @@ def no_patient_in_warnings_and_logs(caplog: pytest.LogCaptureFixture) -> Iterato
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    said = caplog.text + "".join(str(w.message) for w in caught)
+    logged = [record.getMessage() for when in ("setup", "call") for record in caplog.get_records(when)]
+    said = "".join([*logged, *(str(w.message) for w in caught)])
     assert ID not in said
     assert NAME not in said
 
@@ -494,6 +495,19 @@ def test_cut_off(tmp_path: Path, packed: str | None, share: float) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * share)])
     assert_refused(file)
+
+
+def test_a_fragment_that_leads_beyond_the_end(tmp_path: Path) -> None:
+    """The decoder would take what is there."""
+    data = make(GRAY)
+    data.compress(JPEG2000Lossless)
+    file = save(data, tmp_path / "x.dcm")
+    whole = bytearray(file.read_bytes())
+    item = whole.rindex(b"\xfe\xff\x00\xe0")
+    length = int.from_bytes(whole[item + 4 : item + 8], "little")
+    whole[item + 4 : item + 8] = (length + 1000).to_bytes(4, "little")
+    file.write_bytes(whole)
+    assert_refused(file, "damaged or cut off")
 
 
 def test_no_image(tmp_path: Path) -> None:
