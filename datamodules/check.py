@@ -62,7 +62,7 @@ def check(
     survey = Survey(
         layout,
         facts,
-        None if table is None else {c.name: c.value for c in table},
+        None if table is None else _values(table),
         ignore_value,
         lists,
         splits_file,
@@ -71,6 +71,12 @@ def check(
     for find in CHECKS:
         findings += find(survey)
     return Report(layout.root, _summary(survey), ordered(findings))
+
+
+def _values(classes: Classes) -> dict[str, int]:
+    """Name -> value, the background first; overlapping classes have none of their own, so that 0 is it."""
+    values = {c.name: c.value for c in classes}
+    return values if classes.exclusive or 0 in values.values() else {"background": 0, **values}
 
 
 def _splits(

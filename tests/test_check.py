@@ -18,6 +18,7 @@ from datamodules.check import check
 from datamodules.checks.findings import Finding, Report
 from datamodules.checks.flips import evidence, fits
 from datamodules.checks.outliers import mirrored_ratio
+from datamodules.classes import Classes
 from datamodules.errors import DataError
 from tests.synthetic import CLASSES, blob_image, ellipsoid, make_mri_dataset, make_picture_dataset
 
@@ -223,6 +224,21 @@ def test_a_picture_under_another_suffix(pictures: Path) -> None:
     file = pictures / "images" / "picture_03.png"
     file.rename(file.with_suffix(".tif"))
     assert named(check(pictures), "disguised", "warning") == {"images/picture_03.tif"}
+
+
+def test_masks_per_class_of_classes_that_overlap(pictures: Path) -> None:
+    for file in sorted((pictures / "masks").iterdir()):
+        labels = np.array(PIL.Image.open(file))
+        file.unlink()
+        for name, value in (("organ", 1), ("lesion", 2)):
+            part = PIL.Image.fromarray((labels == value).astype(np.uint8) * 255)
+            part.save(pictures / "masks" / f"{file.stem}_{name}.png")
+    classes = Classes({"organ": 1, "lesion": 2}, exclusive=False)
+    report = check(pictures, classes)
+    assert worse_than_notes(report) == []
+    assert set(report.summary.classes) == {"0 background", "1 organ", "2 lesion"}
+    (pictures / "masks" / "picture_04_lesion.png").write_bytes(b"nothing of the kind")
+    assert any("picture_04_lesion.png" in file for file in named(check(pictures, classes), "unreadable"))
 
 
 def test_masks_as_jpeg_and_in_colour(pictures: Path) -> None:

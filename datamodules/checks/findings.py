@@ -36,7 +36,7 @@ class Summary:
     layout: str
     cases: int
     files: int
-    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    shapes: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     spacings: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     channels: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ()

@@ -126,7 +126,7 @@ def _mask(
 ) -> np.ndarray | None:
     """``(*S)`` values of the mask on the image's grid, or None where there is none or it does not fit."""
     files = mask_files(case)
-    if len(files) == 1 and suffix_of(files[0]):
+    if isinstance(case.mask, Path) and suffix_of(case.mask):
         mask = open_image(files[0])
         names = (relative(files[0], root), relative(image_files(case)[0], root))
         values = _read(mask, _step(mask if image is None else image))[0]
@@ -159,14 +159,11 @@ def _mask(
     if not files or image is None or classes is None:
         return None
     index = np.asarray(read_labels(case, image, classes, ignore_value))
-    if (
-        index.ndim > image.geometry.ndim
-    ):  # overlapping classes: which are there counts, not where they overlap
-        index = np.where(
-            index == 1, np.arange(1, len(index) + 1).reshape(-1, *[1] * image.geometry.ndim), 0
-        ).max(axis=0)
-        return index
     table = np.array([c.value for c in classes])
+    # Of overlapping classes it counts which are there, not where they overlap.
+    if index.ndim > image.geometry.ndim:
+        of_class = table.reshape(-1, *[1] * image.geometry.ndim)
+        return np.where(index == 1, of_class, 0).max(axis=0)
     ignored = 255 if ignore_value is None else ignore_value
     return np.where(index < len(table), table[np.minimum(index, len(table) - 1)], ignored)
 
