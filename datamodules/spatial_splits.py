@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from datamodules.case import Case
 from datamodules.dividing import class_demands, divide
@@ -20,8 +21,8 @@ Bounds = tuple[float, float, float, float]
 Place = tuple[str, Bounds]
 # Edges that meet are no overlap; rounding may push them over each other by this share of a tile.
 _TOLERANCE = 1e-6
-# Pairs of tiles that are compared at once.
-_PAIRS = 4_000_000
+# Tiles whose neighbours are looked up at once.
+_AT_ONCE = 1000
 _LON_LAT = "OGC:CRS84"
 
 
@@ -226,18 +227,21 @@ def _pairs(
 ) -> Iterator[tuple[str, str]]:
     if not first or not second:
         return
-    b = np.array([places[key][1] for key in second])
-    step = max(1, _PAIRS // len(second))
-    for start in range(0, len(first), step):
-        a = np.array([places[key][1] for key in first[start : start + step]])[:, None]
-        gap = np.maximum(
-            a[..., :2] - b[:, 2:], b[:, :2] - a[..., 2:]
-        )  # negative: they overlap along this axis
-        side = np.minimum(a[..., 2:] - a[..., :2], b[:, 2:] - b[:, :2])
-        overlap = (gap < -_TOLERANCE * side).all(axis=-1)
-        distance = np.hypot(*np.moveaxis(gap.clip(0), -1, 0))
-        for i, j in zip(*np.nonzero(overlap | (distance < buffer * (1 - _TOLERANCE))), strict=True):
-            yield first[start + i], second[j]
+    a, b = (np.array([places[key][1] for key in keys]) for keys in (first, second))
+    # Only tiles whose centres are near enough can overlap or be nearer than the buffer.
+    centres = [(box[:, :2] + box[:, 2:]) / 2 for box in (a, b)]
+    reach = buffer + sum(float(np.hypot(*(box[:, 2:] - box[:, :2]).T).max()) / 2 for box in (a, b))
+    tree = cKDTree(centres[1])
+    for start in range(0, len(a), _AT_ONCE):
+        found = tree.query_ball_point(centres[0][start : start + _AT_ONCE], reach)
+        i = start + np.repeat(np.arange(len(found)), [len(near) for near in found])
+        j = np.array([number for near in found for number in near], dtype=int)
+        gap = np.maximum(a[i, :2] - b[j, 2:], b[j, :2] - a[i, 2:])  # negative: they overlap along this axis
+        side = np.minimum(a[i, 2:] - a[i, :2], b[j, 2:] - b[j, :2])
+        overlap = (gap < -_TOLERANCE * side).all(axis=1)
+        near = np.hypot(*gap.clip(0).T) < buffer * (1 - _TOLERANCE)
+        for one, other in zip(i[overlap | near], j[overlap | near], strict=True):
+            yield first[one], second[other]
 
 
 def _lon_lat(place: Place) -> Place:
