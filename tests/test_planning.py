@@ -355,3 +355,33 @@ def test_a_bad_case_does_not_lose_the_plan(tmp_path: Path, capsys: pytest.Captur
     assert main(["plan", str(root), "-o", str(recipe), "-q"]) == 1
     assert "picture_03" in capsys.readouterr().err
     assert "picture_03" in recipe.read_text()
+
+
+# Real data, where it is there ------------------------------------------------------------------------------------
+
+
+def test_hippocampus_from_its_files(shared_data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    assert main(["plan", str(shared_data / "hippocampus_msd"), "-o", str(recipe), "-q", "--memory", "8"]) == 0
+    data = yaml.safe_load(recipe.read_text())["data"]["init_args"]
+    assert (data["patch"], data["spacing"]) == ([40, 56, 40], [1.0, 1.0, 1.0])
+    assert data["classes"] == {"background": 0, "class 1": 1, "class 2": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hippocampus_msd",
+        "spinalcord_sct",
+        "clouds_ukis",
+        "medscribble",
+        "oam_buildings_kampala",
+        "sentinel2_rcr_sparse",
+    ],
+)
+def test_plans_of_real_data_train(name: str, shared_data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    assert main(["plan", str(shared_data / name), "-o", str(recipe), "-q", "--memory", "4"]) == 0
+    again = ["--data.cache_dir", str(tmp_path / "cache"), "--trainer.fast_dev_run", "true"]
+    assert main(["fit", "-q", "-c", str(recipe), *again]) == 0
