@@ -192,6 +192,17 @@ def test_overlapping_classes_are_channels(tmp_path: Path) -> None:
     found = evaluate(pred, ref, tmp_path / "out", classes=Classes(["whole", "core"], exclusive=False))
     for k in range(2):
         assert found.dice[0, k] == pytest.approx(brute_dice(prediction[..., k], reference[..., k], 1))
+        drawn, true = prediction[..., k] == 1, reference[..., k] == 1
+        assert found.scores["hd95"][0, k] == pytest.approx(brute_hd95(drawn, true, AFFINE.diagonal()[:3]))
+        assert found.cases[0].sizes[k].tolist() == pytest.approx([true.sum() * 0.01, drawn.sum() * 0.01])
+        both = [
+            [(~true & ~drawn).sum(), (~true & drawn).sum()],
+            [(true & ~drawn).sum(), (true & drawn).sum()],
+        ]
+        assert found.confusion[k].tolist() == both
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "Confusion" not in page
+    assert "whole" in page
 
 
 def nothing_measured(tmp_path: Path) -> Evaluation:
