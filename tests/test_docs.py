@@ -109,7 +109,9 @@ def test_the_readme_names_every_verb_and_every_recipe() -> None:
     assert len(readme.splitlines()) < 150
 
 
-@pytest.mark.parametrize(("page", "verb"), [("predict", "predict"), ("metrics", "evaluate"), ("check", "check")])
+@pytest.mark.parametrize(
+    ("page", "verb"), [("predict", "predict"), ("metrics", "evaluate"), ("check", "check"), ("plan", "plan")]
+)
 def test_every_option_of_a_verb_is_explained(page: str, verb: str) -> None:
     (verbs,) = (action for action in build_parser()._actions if action.dest == "verb")
     assert isinstance(verbs.choices, dict)
