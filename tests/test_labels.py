@@ -231,7 +231,7 @@ def test_brought_onto_the_image_when_asked(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     mask = rng.integers(0, 3, (7, 5, 6)).astype(np.uint8)
     other = np.diag([-2.0, 1.0, 3.0, 1.0])
-    other[:3, 3] = (9.0, 6.0, -7.0)
+    other[:3, 3] = (9.3, 6.2, -7.9)
     case = Case(
         "k",
         (nifti(tmp_path / "i.nii", np.zeros((5, 6, 4), np.int16), AFFINE),),
