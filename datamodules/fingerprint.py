@@ -22,7 +22,7 @@ from datamodules.image import Image, Window
 from datamodules.labels import read_labels
 from datamodules.layouts import Case, read_layout
 from datamodules.open import open_image, suffix_of
-from datamodules.splits import NAMES, Splits, make_splits, read_splits
+from datamodules.splits import Splits, make_splits, read_splits, stated_splits
 
 # Elements of an image above which only windows of it are read, and windows per axis then.
 MOST_ELEMENTS = 2**27
@@ -202,12 +202,9 @@ def take_fingerprint(
     if not labelled:
         raise DataError(f"{root}: no case has a mask; a plan wants labelled cases")
     file = layout.root / "splits.json"
-    if file.is_file():
-        splits = read_splits(layout, file)
-    elif layout.splits is not None:
-        splits = {name: list(layout.splits.get(name, [])) for name in NAMES}
-    else:
-        # The division that training will make, so that plans never look at val or test.
+    # The division that training makes when nothing else is said, so that plans never look at val or test.
+    splits = read_splits(layout, file) if file.is_file() else stated_splits(layout, 0.15, 0)
+    if splits is None:
         splits = make_splits(labelled, (0.15, 0.15), 0)
     declared = _values_of(classes) if classes is not None else layout.classes
     if ignore_value is None:
@@ -305,15 +302,16 @@ class _Labels:
                     f"{case.mask} (shape {self._raster.geometry.shape}) does not lie on the grid of {image.path} "
                     f"(shape {image.geometry.shape}); resample the mask onto its image"
                 )
-            if len(self._raster.channels) != 1:
-                raise DataError(
-                    f"{case.mask}: has {len(self._raster.channels)} channels; a mask has one, whose values are the "
-                    "classes"
-                )
-        elif classes is None:
-            raise DataError(f"{case.mask}: says no values by itself; state the classes with --classes")
-        else:
-            self._index = read_labels(case, image, classes, ignore_value)
+            if len(self._raster.channels) == 1:
+                return
+            # Colours: only who knows what they mean can read them.
+            self._raster = None
+        if classes is None:
+            raise DataError(
+                f"{case.mask}: has no values that could be taken for classes; state what it holds with --classes or in "
+                "dataset.json"
+            )
+        self._index = read_labels(case, image, classes, ignore_value)
 
     def masks(self, window: Window) -> Iterator[tuple[int, np.ndarray]]:
         """``(value, (*window) booleans)`` for every value that is there."""

@@ -129,7 +129,7 @@ def _notes_on_cases(made: Decisions, facts: Fingerprint) -> None:
     elif train < 3:
         made.note(
             f"{train} training case(s): expect a network that knows these images only. Label more; or cut a large "
-            "image into blocks, and leave a gap between those of train and val."
+            "image into blocks (data.division.scene_block)."
         )
     if train and val == 0:
         made.note(
