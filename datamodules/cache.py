@@ -61,12 +61,19 @@ class CaseCache:
         folder: where prepared arrays lie; safe to delete at any time.
         preprocessing: how images are prepared.
         classes: declares the values of masks.
-        ignore_value: value of mask files that marks positions not to be used.
+        ignore_value: value (or colour) of mask files that marks positions not to be used.
+        reproject: bring masks that lie on another grid onto the image's, instead of refusing them.
     """
 
     def __init__(
-        self, folder: Path, preprocessing: Preprocessing, classes: Classes, ignore_value: int | None
+        self,
+        folder: Path,
+        preprocessing: Preprocessing,
+        classes: Classes,
+        ignore_value: int | str | None,
+        reproject: bool = False,
     ) -> None:
+        self.reproject = reproject
         self.folder = folder
         self.preprocessing = preprocessing
         self.classes = classes
@@ -118,12 +125,13 @@ class CaseCache:
             self.preprocessing.to_json(),
             self.classes.to_json(),
             self.ignore_value,
+            self.reproject,
         ]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def _prepare(self, case: Case, place: Path) -> None:
         image = case.open()
-        index = read_labels(case, image, self.classes, self.ignore_value)
+        index = read_labels(case, image, self.classes, self.ignore_value, self.reproject)
         seen = network_view(image, self.preprocessing)
         mask = self.preprocessing.mask(index, image.geometry)
         grid = self.preprocessing.grid(image.geometry)

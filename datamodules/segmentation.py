@@ -13,14 +13,16 @@ from torch.utils.data import DataLoader
 
 from datamodules.augmentation import Augmentation, Augmenter
 from datamodules.cache import CaseCache, default_cache_folder
+from datamodules.case import Case, Layout
 from datamodules.classes import Classes
 from datamodules.datasets import EpochSampler, RandomPatches, WholeCases
+from datamodules.division import Division
 from datamodules.errors import DataError
-from datamodules.layouts import Case, Layout, read_layout
+from datamodules.layouts import read_layout
 from datamodules.patch import Patch
 from datamodules.preprocessing import Preprocessing
 from datamodules.sample import Batch, Sample
-from datamodules.splits import Splits, make_splits, read_splits
+from datamodules.splits import Splits
 
 
 class SegmentationData(lightning.LightningDataModule):
@@ -30,7 +32,10 @@ class SegmentationData(lightning.LightningDataModule):
 
     Args:
         root: the dataset's folder; see :mod:`datamodules.layouts` for what is recognised.
-        classes: names (values 0, 1, 2 ...) or name: value. Not needed where ``dataset.json`` says them.
+        classes: names (values 0, 1, 2 ...), name: value, or name: colour. Not needed where ``dataset.json`` says
+            them.
+        overlapping: classes may overlap (multi-label); there is no background then.
+        background: whether the first class is a background, which is not measured.
         channels: names of the image's channels. Not needed where ``dataset.json`` says them.
         patch: what the network sees, a length per image axis; an axis of length 1 is dropped, so
             ``[96, 96, 1]`` on volumes means 2D slices.
@@ -46,10 +51,11 @@ class SegmentationData(lightning.LightningDataModule):
         indices: ndvi, ndwi, mndwi, ndbi, nbr: appended to the channels.
         may_miss: channels that a case may lack; they are 0 then.
         channel_dropout: probability with which each of ``may_miss`` is taken away from a training patch.
-        splits: file with the splits; ``splits.json`` in ``root`` is taken where it is.
-        fractions: shares of val and test where no splits file is.
+        division: into train, val and test: a splits file, folds, blocks of ground; see
+            :class:`~datamodules.division.Division`.
         group_pattern: regular expression on the case's name; cases of one group stay in one split.
-        ignore_value: value of mask files that is neither loss nor metric.
+        ignore_value: value (or colour) of mask files that is neither loss nor metric.
+        reproject_masks: bring masks that lie on another grid onto the image's, instead of refusing them.
         batch_size: patches per step.
         patches_per_epoch: how many patches are one epoch; as many as training cases when not given.
         foreground: share of patches that hold foreground for certain, each class equally often.
@@ -62,7 +68,9 @@ class SegmentationData(lightning.LightningDataModule):
     def __init__(
         self,
         root: str,
-        classes: list[str] | dict[str, int] | None = None,
+        classes: list[str] | dict[str, Any] | None = None,
+        overlapping: bool = False,
+        background: bool = True,
         channels: list[str] | None = None,
         patch: list[int] | None = None,
         context: int = 0,
@@ -76,10 +84,10 @@ class SegmentationData(lightning.LightningDataModule):
         indices: list[str] | None = None,
         may_miss: list[str] | None = None,
         channel_dropout: float = 0.0,
-        splits: str | None = None,
-        fractions: tuple[float, float] = (0.15, 0.15),
+        division: Division | None = None,
         group_pattern: str | None = None,
-        ignore_value: int | None = None,
+        ignore_value: int | str | None = None,
+        reproject_masks: bool = False,
         batch_size: int = 4,
         patches_per_epoch: int | None = None,
         foreground: float = 0.5,
@@ -89,11 +97,11 @@ class SegmentationData(lightning.LightningDataModule):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
-        self.layout: Layout = read_layout(root, group_pattern)
-        declared = classes or self.layout.classes
-        if not declared:
+        stated = Classes(classes, not overlapping, background=background) if classes else None
+        self.layout: Layout = read_layout(root, group_pattern, channels, may_miss or (), classes=stated)
+        if stated is None and not self.layout.classes:
             raise DataError(f"{root}: has no dataset.json with labels; state the classes in data.classes")
-        self.classes = Classes(declared)
+        self.classes = stated or Classes(self.layout.classes or {}, not overlapping, background=background)
         names = channels or self.layout.channels or ("image",)
         self._preprocessing = Preprocessing(
             channels=tuple(names),
@@ -113,8 +121,9 @@ class SegmentationData(lightning.LightningDataModule):
         self.in_channels = self.patch.channels(len(self._preprocessing.outputs))
         self.num_classes = len(self.classes)
         self.ndim = self.patch.ndim
-        self.splits_file = splits
-        self.fractions = fractions
+        self.division = division or Division()
+        self.all_cases = self.division.cases(self.layout)
+        self.reproject_masks = reproject_masks
         self.ignore_value = self.layout.ignore_value if ignore_value is None else ignore_value
         self.batch_size = batch_size
         self.patches_per_epoch = patches_per_epoch
@@ -136,19 +145,14 @@ class SegmentationData(lightning.LightningDataModule):
     def splits(self) -> Splits:
         """Names of the cases in train, val and test."""
         if self._splits is None:
-            named = Path(self.splits_file) if self.splits_file else self.layout.root / "splits.json"
-            if self.splits_file and not named.is_file():
-                raise DataError(f"data.splits: {named} is not a file")
-            labelled = [case for case in self.layout.cases if case.mask is not None]
-            if named.is_file():
-                self._splits = read_splits(self.layout, named)
-            else:
-                self._splits = make_splits(labelled, self.fractions, self.seed)
+            self._splits = self.division.divide(
+                self.layout, self.all_cases, self.classes, self.ignore_value, self.seed
+            )
         return self._splits
 
     def cases(self, split: str) -> list[Case]:
         """The cases of one split."""
-        by_key = {case.key: case for case in self.layout.cases}
+        by_key = {case.key: case for case in self.all_cases}
         return [by_key[key] for key in self.splits[split]]
 
     def fingerprint(self) -> dict[str, Any]:
@@ -163,14 +167,14 @@ class SegmentationData(lightning.LightningDataModule):
 
     def _cache(self) -> CaseCache:
         folder = Path(self.cache_dir) if self.cache_dir else default_cache_folder()
-        return CaseCache(folder, self.preprocessing, self.classes, self.ignore_value)
+        return CaseCache(folder, self.preprocessing, self.classes, self.ignore_value, self.reproject_masks)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Random patches."""
         cases = self.cases("train")
         if not cases:
             raise DataError(
-                f"{self.layout.root}: no case in the train split; mend splits.json or data.fractions"
+                f"{self.layout.root}: no case in the train split; mend splits.json or data.division"
             )
         network_size = [self.patch.size[axis] for axis in self.patch.axes]
         augmenter = None if self.augmentation is None else Augmenter(self.augmentation, network_size)
