@@ -96,16 +96,18 @@ def save_mask(path: str | Path, mask: np.ndarray, like: Image, classes: Classes 
 
     Args:
         path: where to; ``.nii``, ``.nii.gz``, ``.png``, ``.tif`` or ``.tiff`` (never JPEG: it changes labels).
-        mask: ``(*S)`` whole numbers from 0 to 65535, on the grid of ``like``.
+        mask: ``(*S)`` whole numbers from 0 to 65535, on the grid of ``like``; ``(K, *S)`` of 0 and 1, a map per
+            class, where classes overlap (NIfTI and TIFF hold that, PNG does not).
         like: the image that was segmented.
-        classes: gives pictures their palette.
+        classes: gives pictures their palette, and says whether classes overlap.
 
     Raises:
         DataError: shape or values do not fit, or the format cannot hold a mask.
     """
     file = Path(path)
     mask = np.asarray(mask)
-    if mask.shape != like.geometry.shape:
+    maps = mask if classes is not None and not classes.exclusive else mask[None]
+    if maps.shape[1:] != like.geometry.shape or len(maps) != (1 if maps is not mask else len(classes or ())):
         raise DataError(f"{file}: the mask has shape {mask.shape}, its image {like.geometry.shape}")
     if mask.dtype.kind not in "uib" or (mask.size and (mask.min() < 0 or mask.max() > 65535)):
         raise DataError(f"{file}: mask values must be whole numbers from 0 to 65535, got {mask.dtype}")
@@ -115,12 +117,13 @@ def save_mask(path: str | Path, mask: np.ndarray, like: Image, classes: Classes 
             f"{file}: masks are written as {', '.join(MASK_SUFFIXES)}, not as {file.suffix or 'nothing'}"
         )
     wanted, instead = (3, ".png or .tif") if suffix in nifti.SUFFIXES else (2, ".nii.gz")
-    if mask.ndim != wanted:
+    if maps.ndim - 1 != wanted or (len(maps) > 1 and suffix == ".png"):
+        instead = instead if maps.ndim - 1 != wanted else ".tif"
         raise DataError(f"{file}: {suffix} cannot hold a mask of shape {mask.shape}; write {instead} instead")
     with atomic_path(file) as temporary:
         if suffix in nifti.SUFFIXES:
-            nifti.save_nifti(temporary, mask, like)
+            nifti.save_nifti(temporary, maps, like)
         else:
             writer = geotiff.save_geotiff if geotiff.fits(suffix, like) else picture.save_picture
-            writer(temporary, mask, like, classes)
+            writer(temporary, maps, like, classes)
         open_image(temporary)  # a file that cannot be opened again never takes the final name

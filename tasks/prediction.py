@@ -117,7 +117,9 @@ def _one(
 ) -> Status:
     """Do one input. Whatever goes wrong with it becomes its row; the others go on."""
     start = time.perf_counter()
-    target = str(item.output)
+    # A PNG holds one map; overlapping classes want one each.
+    overlapping = not predictor.classes.exclusive and item.output.suffix == ".png"
+    target = str(item.output.with_suffix(".tif") if overlapping else item.output)
     error, digest = "", ""
     try:
         if target in taken:

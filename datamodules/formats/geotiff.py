@@ -159,7 +159,7 @@ def fits(suffix: str, like: Image) -> bool:
 
 
 def save_geotiff(path: Path, mask: np.ndarray, like: Image, classes: Classes | None = None) -> None:
-    """Write a label map ``(rows, columns)`` where ``like`` lies: its reference system and transform, to the bit.
+    """Write label maps ``(K, rows, columns)``, a band each, where ``like`` lies: its reference system and transform, to the bit.
 
     Positions where ``like`` holds nothing become nodata: 255, or 65535 where 255 is a value of the mask. Classes give
     the colour table and are listed in the tag ``classes``. What was written is read back and compared, since a file
@@ -170,13 +170,14 @@ def save_geotiff(path: Path, mask: np.ndarray, like: Image, classes: Classes | N
     Raises:
         DataError: it cannot be written, or is not what was written when it is read back.
     """
-    rows, columns = mask.shape
+    count, rows, columns = mask.shape
     parts = list(stripes(slice(0, rows), columns * (len(like.channels) + 1)))
     across = slice(0, columns)
-    valid = np.ones(mask.shape, dtype=bool)
+    valid = np.ones((rows, columns), dtype=bool)
     for part in parts:
         valid[part] = like.valid((part, across))
-    top = max(int(mask.max(initial=0)), *(c.value for c in classes or ()), 0)
+    values = [c.value for c in classes or ()] if count == 1 else []
+    top = max(int(mask.max(initial=0)), *values, 0)
     nodata = None if valid.all() else 255 if top < 255 else 65535
     if nodata == top:
         raise DataError(
@@ -184,7 +185,7 @@ def save_geotiff(path: Path, mask: np.ndarray, like: Image, classes: Classes | N
         )
     dtype = np.dtype(np.uint8 if max(top, nodata or 0) <= 255 else np.uint16)
     profile = {
-        "width": columns, "height": rows, "count": 1, "dtype": dtype.name, "nodata": nodata,
+        "width": columns, "height": rows, "count": count, "dtype": dtype.name, "nodata": nodata,
         "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "deflate", "bigtiff": "IF_SAFER",
     }  # fmt: skip
     transform, crs = placement(like)
@@ -195,20 +196,24 @@ def save_geotiff(path: Path, mask: np.ndarray, like: Image, classes: Classes | N
             profile["crs"] = rio.crs.CRS.from_user_input(crs)
 
     def block(part: slice) -> np.ndarray:
-        data = mask[part].astype(dtype)
+        data = mask[:, part].astype(dtype)
         return data if nodata is None else np.where(valid[part], data, dtype.type(nodata))
 
     with gdal.created(path, **profile) as file:
-        file.set_band_description(1, "class")
-        if classes is not None:
+        if classes is not None and count > 1:
+            for number, one in enumerate(classes):
+                file.set_band_description(number + 1, one.name)
+        else:
+            file.set_band_description(1, "class")
+        if classes is not None and count == 1:
             file.update_tags(classes=json.dumps({str(c.value): c.name for c in classes}, ensure_ascii=False))
             if dtype == np.uint8:
                 file.write_colormap(1, {c.value: (*rgb(c.colour), 255) for c in classes})
         for part in parts:
-            file.write(block(part), 1, window=_gdal_window(part, across))
+            file.write(block(part), window=_gdal_window(part, across))
     with gdal.opened(path) as file:
-        same = file.shape == mask.shape and all(
-            np.array_equal(file.read(1, window=_gdal_window(part, across)), block(part)) for part in parts
+        same = (file.count, *file.shape) == mask.shape and all(
+            np.array_equal(file.read(window=_gdal_window(part, across)), block(part)) for part in parts
         )
     if not same:
         raise DataError(f"{path}: what was written is not what is read back; is the disk full?")

@@ -94,13 +94,16 @@ class NiftiImage(Image):
 
 
 def save_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
-    """Write a label map ``(*S)`` on the grid of ``like``: same affine, and its qform, sform and codes kept.
+    """Write label maps ``(K, *S)`` on the grid of ``like``: same affine, and its qform, sform and codes kept.
+
+    Several maps become a fourth axis.
 
     :func:`datamodules.save_mask` checks the mask and makes the write whole or nothing.
     """
     source = like.meta.get("header")
     dtype = np.uint8 if mask.max(initial=0) <= 255 else np.uint16
-    data = mask.astype(dtype)
+    data = np.moveaxis(mask, 0, -1).astype(dtype)
+    data = data[..., 0] if len(mask) == 1 else data
     affine = like.geometry.affine
     if isinstance(source, nib.Nifti1Header):
         header = source.copy()

@@ -152,15 +152,18 @@ class TiffImage(Image):
 
 
 def save_picture(path: Path, mask: np.ndarray, like: Image, classes: Classes | None = None) -> None:
-    """Write a label map ``(rows, columns)``: PNG with a palette where values fit in 8 bits, or TIFF.
+    """Write label maps ``(K, rows, columns)``; one alone as PNG with a palette where values fit in 8 bits, or TIFF.
 
     :func:`datamodules.save_mask` checks the mask and makes the write whole or nothing.
     """
     wide = mask.max(initial=0) > 255
     data = mask.astype(np.uint16 if wide else np.uint8)
     if path.suffix.lower() in (".tif", ".tiff"):
-        tifffile.imwrite(path, data, compression="zlib")
+        planes = "separate" if len(data) > 1 else None
+        stored = data if planes else data[0]
+        tifffile.imwrite(path, stored, photometric="minisblack", compression="zlib", planarconfig=planes)
         return
+    data = data[0]
     picture = PIL.Image.fromarray(data)
     if classes is not None and not wide:
         picture = PIL.Image.frombytes("P", picture.size, data.tobytes())
