@@ -70,7 +70,7 @@ class Image(ABC):
         window = self.checked(window)
         if self.nodata is None:
             return np.ones([w.stop - w.start for w in window], dtype=bool)
-        return is_data(self.read(window), self.nodata).any(axis=0)
+        return np.asarray(is_data(self.read(window), self.nodata).any(axis=0))
 
     def checked(self, window: Window | None) -> Window:
         """Fill in and check a window.
