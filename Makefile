@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Where it is set, every start would compile torch and its friends again: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lock demo test test-all check bench setup clean
+.PHONY: lock demo test test-all check bench versus setup clean
 
 setup: $(READY)
 
@@ -14,7 +14,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[demo,dicom,geo,dev]'
 	touch $(READY)
 
 demo: $(READY)
@@ -34,6 +34,11 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.tiled_inference
+
+# Our recipes against the peer's U-Net: make versus DATA="retina_vessels=FOLDER xray_lungs=FOLDER"
+versus: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.versus_smp $(DATA)
 
 clean:
 	rm -rf $(VENV) runs out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
