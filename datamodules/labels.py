@@ -253,9 +253,9 @@ class _Reader:
         whole = self.image.image if window and isinstance(self.image, Crop) else self.image
         if _fits(mask.geometry, whole.geometry):
             mask = mask if window is None else Crop(mask, window)
-            values, known = self._in_order(mask, mask.read()), self._known(mask)
+            values, known = self._in_order(mask, mask.read()), where_known(mask, self.classes)
         elif self.reproject:
-            known = self._known(mask)
+            known = where_known(mask, self.classes)
             values = np.concatenate([self._in_order(mask, mask.read()), known[None]])
             values, inside = onto_grid(values, mask.geometry, self._grid, file)
             values, known = values[:-1], inside & (values[-1] > 0)
@@ -272,12 +272,17 @@ class _Reader:
             return values[[mask.channels.index(name) for name in self.classes.names]]
         return values
 
-    def _known(self, mask: Image) -> np.ndarray:
-        """Where the mask is not its own nodata. A declared class keeps its value, whatever nodata says."""
-        declared = {0, *(c.value for c in self.classes)}
-        if self.classes.by_colour or (mask.nodata is not None and mask.nodata in declared):
-            return np.ones(mask.geometry.shape, dtype=bool)
-        return mask.valid()
+
+def where_known(mask: Image, classes: Classes) -> np.ndarray:
+    """``(*S)`` booleans: where a mask file is not its own nodata.
+
+    A declared class keeps its value, whatever nodata says, and so does 0.
+    """
+    coloured = classes.by_colour and len(mask.channels) > 1
+    declared = {0, *(c.value for c in classes)}
+    if coloured or (mask.nodata is not None and mask.nodata in declared):
+        return np.ones(mask.geometry.shape, dtype=bool)
+    return mask.valid()
 
 
 def _is_vector(file: Path) -> bool:

@@ -123,6 +123,7 @@ class SegmentationData(lightning.LightningDataModule):
         self.ndim = self.patch.ndim
         self.division = division or Division()
         self.all_cases = self.division.cases(self.layout)
+        self._refuse_partial_labels()
         self.reproject_masks = reproject_masks
         self.ignore_value = self.layout.ignore_value if ignore_value is None else ignore_value
         self.batch_size = batch_size
@@ -133,6 +134,22 @@ class SegmentationData(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = cache_dir
         self._splits: Splits | None = None
+
+    def _refuse_partial_labels(self) -> None:
+        """A class that was not looked for hides in the background; without one, it would be learnt as something else."""
+        if self.classes.background or not self.classes.exclusive:
+            return
+        partly = [
+            c.key
+            for c in self.all_cases
+            if not set(self.classes.names) <= set(c.annotated or self.classes.names)
+        ]
+        if partly:
+            raise DataError(
+                f"{self.layout.root}: in {len(partly)} case(s) not every class was looked for ({', '.join(partly[:5])}"
+                f"{' ...' if len(partly) > 5 else ''}), and data.background is false, so what they lack is nowhere; mark "
+                "such positions with data.ignore_value, or declare a background or overlapping classes"
+            )
 
     @property
     def preprocessing(self) -> Preprocessing:

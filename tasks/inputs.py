@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from datamodules.errors import DataError
 from datamodules.formats.dicom_series import images_of
 from datamodules.guard import content_type
-from datamodules.open import SUFFIXES, open_image, stem_of, suffix_of
+from datamodules.open import SUFFIXES, Source, open_image, stem_of, suffix_of
 
 _CHANNEL_FILE = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 # What cannot hold a mask (lossy), or has a better name for it.
@@ -26,24 +27,37 @@ class Input:
         files: one file (or the folder of a DICOM series), or one per channel.
         name: how it is called in tables: the path of its (first) file, as the user named it.
         output: where its mask goes, relative to the output folder.
+        channels: the channel that each file is, where the files say it; empty where their order does.
     """
 
     files: tuple[Path, ...]
     name: str
     output: PurePosixPath
+    channels: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> Source:
+        """What :func:`datamodules.open_image` takes."""
+        if self.channels:
+            return dict(zip(self.channels, self.files, strict=True))
+        return self.files if len(self.files) > 1 else self.files[0]
 
 
-def collect_inputs(named: Sequence[str], channels: int, skip: Path | None = None) -> list[Input]:
+def collect_inputs(
+    named: Sequence[str], channels: Sequence[str], may_miss: Sequence[str] = (), skip: Path | None = None
+) -> list[Input]:
     """List the images behind files, folders and globs, in a stable order.
 
     A folder is searched with all folders below it; where it holds ``images/`` beside ``masks/`` or
     ``labels/``, only ``images/`` is. DICOM files are known by their content, whatever they are called; the slices
-    of a folder are one image. Files (or such folders) ``case_0000``, ``case_0001`` ... are one image when the model
-    wants that many channels. The tree below a named folder is kept.
+    of a folder are one image. Where the model wants several channels, files (or such folders) ``case_0000``,
+    ``case_0001`` ... are one image, and so are ``case_T1``, ``case_flair`` ... where these are names of its channels.
+    The tree below a named folder is kept.
 
     Args:
         named: what the user wrote.
-        channels: channels of the model.
+        channels: names of the model's channels.
+        may_miss: those of them that an image may lack.
         skip: the output folder, which may lie inside an input folder.
 
     Raises:
@@ -62,7 +76,7 @@ def collect_inputs(named: Sequence[str], channels: int, skip: Path | None = None
                 pairs.setdefault(path, PurePosixPath(path.name))
     if not pairs:
         raise DataError(f"{', '.join(named)}: holds no image; accepted are {', '.join(SUFFIXES)}")
-    return _grouped(pairs.items(), channels)
+    return _grouped(pairs.items(), channels, may_miss)
 
 
 def _images_below(root: Path, skip: Path | None) -> list[Path]:
@@ -109,21 +123,63 @@ def _image_folder(folder: Path) -> Path:
     return folder
 
 
-def _grouped(pairs: Iterable[tuple[Path, PurePosixPath]], channels: int) -> list[Input]:
-    groups: dict[tuple[Path, str], list[tuple[Path, PurePosixPath]]] = {}
+class _Part(NamedTuple):
+    """A file, and which channel of a case its name says it is."""
+
+    number: int  # counted from 0; -1: the name says none
+    file: Path
+    relative: PurePosixPath
+    case: str
+    spelled: bool  # by the channel's name, not by its number
+
+
+def _grouped(
+    pairs: Iterable[tuple[Path, PurePosixPath]], channels: Sequence[str], may_miss: Sequence[str]
+) -> list[Input]:
+    groups: dict[tuple[Path, str], list[_Part]] = {}
     for file, relative in pairs:
-        match = _CHANNEL_FILE.match(stem_of(file)) if channels > 1 else None
-        case = match["case"] if match else stem_of(file)
+        part = _part(file, relative, channels)
         # Two formats of one stem stay two inputs: their outputs collide, which is said, not hidden.
-        groups.setdefault((file.parent, case + suffix_of(file)), []).append((file, relative))
-    inputs = []
-    for (_, case), members in groups.items():
-        members.sort()
-        first, relative = members[0]
-        stem = case[: len(case) - len(suffix_of(first))] if len(members) > 1 else stem_of(relative.name)
-        output = relative.with_name(stem + _mask_suffix(first))
-        inputs.append(Input(tuple(file for file, _ in members), str(first), output))
-    return inputs
+        groups.setdefault((file.parent, part.case + suffix_of(file)), []).append(part)
+    return [item for parts in groups.values() for item in _inputs(sorted(parts), channels, may_miss)]
+
+
+def _part(file: Path, relative: PurePosixPath, channels: Sequence[str]) -> _Part:
+    stem = stem_of(file)
+    if len(channels) > 1:
+        numbered = _CHANNEL_FILE.match(stem)
+        if numbered:
+            return _Part(int(numbered["channel"]), file, relative, numbered["case"], False)
+        for name in sorted(channels, key=len, reverse=True):  # the longest name that fits
+            if stem.lower().endswith(f"_{name.lower()}") and len(stem) > len(name) + 1:
+                return _Part(channels.index(name), file, relative, stem[: -len(name) - 1], True)
+    return _Part(-1, file, relative, stem, False)
+
+
+def _inputs(parts: Sequence[_Part], channels: Sequence[str], may_miss: Sequence[str]) -> list[Input]:
+    """One image of several files; or each file an image, where their names do not fit together."""
+    numbers = [part.number for part in parts]
+    allowed = {name for i, name in enumerate(channels) if i not in numbers} <= set(may_miss)
+    alone = len(parts) == 1 and (numbers == [-1] or not allowed)
+    if alone or len(set(numbers)) < len(numbers) or -1 in numbers:
+        return [
+            Input(
+                (p.file,), str(p.file), p.relative.with_name(stem_of(p.relative.name) + _mask_suffix(p.file))
+            )
+            for p in parts
+        ]
+    # Where every number is there, their order says it all.
+    named = all(p.spelled for p in parts) or (allowed and len(parts) < len(channels))
+    known = named and max(numbers) < len(channels)
+    first = parts[0]
+    return [
+        Input(
+            tuple(p.file for p in parts),
+            str(first.file),
+            first.relative.with_name(first.case + _mask_suffix(first.file)),
+            tuple(channels[number] for number in numbers) if known else (),
+        )
+    ]
 
 
 def _mask_suffix(image: Path) -> str:

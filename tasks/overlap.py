@@ -118,7 +118,9 @@ class OverlapMetric(Metric):
         """Gather the cases of all processes."""
         if isinstance(self.counts, list) and not self.counts:
             # torchmetrics cannot gather from a process that saw no case; one without any class has no score.
-            self.counts.append(torch.zeros(1, len(self.classes) + 1, 3, dtype=torch.int64, device=self.device))
+            self.counts.append(
+                torch.zeros(1, len(self.classes) + 1, 3, dtype=torch.int64, device=self.device)
+            )
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:

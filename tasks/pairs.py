@@ -14,6 +14,7 @@ from datamodules.classes import IGNORE, Classes
 from datamodules.errors import DataError
 from datamodules.geometry import Geometry
 from datamodules.image import Image
+from datamodules.labels import where_known
 from datamodules.open import SUFFIXES, open_image, stem_of, suffix_of
 
 # Two masks lie on one grid when their corners are this close, in elements: programs round the rotation of a
@@ -85,6 +86,9 @@ def read_pair(
 ) -> tuple[np.ndarray, np.ndarray, Geometry]:
     """Read both masks as class indices, and their grid: ``(*S)``, or ``(K, *S)`` where classes overlap.
 
+    What either file marks as its nodata (a predicted map where its image holds nothing, say) is ``IGNORE`` in the
+    reference, so that nothing is measured there.
+
     Raises:
         DataError: a file is damaged, its values are undeclared, or the two do not lie on one grid.
     """
@@ -95,7 +99,9 @@ def read_pair(
             f"({_grid(true.geometry)}); predict on the image that the reference was drawn on, or resample "
             "the prediction onto the reference with nearest neighbours"
         )
-    prediction, reference = (_indices(image, classes, ignore_value) for image in (drawn, true))
+    prediction, there = _indices(drawn, classes, ignore_value)
+    reference, known = _indices(true, classes, ignore_value)
+    reference[..., ~(there & known)] = IGNORE
     holes = int(((prediction == IGNORE) & (reference != IGNORE)).sum())
     if holes:
         raise DataError(
@@ -151,15 +157,20 @@ def found_classes(references: Iterable[Path], ignore_value: int | None) -> Class
     return Classes({"background" if v == 0 else f"class {int(v)}": int(v) for v in listed})
 
 
-def _indices(image: Image, classes: Classes, ignore_value: int | None) -> np.ndarray:
+def _indices(image: Image, classes: Classes, ignore_value: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices, and ``(*S)`` booleans: where the file says anything; elsewhere the indices mean nothing."""
     values = image.read()
+    if classes.by_colour and len(values) > 1:  # a reference as it was drawn; predictions hold values
+        index = classes.colours_to_index(values, image.path)
+        return index, np.ones(index.shape, dtype=bool)
     wanted = 1 if classes.exclusive else len(classes)
     if len(values) != wanted:
         what = "one, whose values are the classes" if classes.exclusive else f"{wanted}, one for each class"
         raise DataError(f"{image.path}: has {len(values)} channels; a mask of these classes has {what}")
-    if classes.exclusive:
-        return classes.to_index(values[0], image.path, ignore_value)
-    return Classes({"absent": 0, "present": 1}).to_index(values, image.path, ignore_value)
+    table = classes if classes.exclusive else Classes({"absent": 0, "present": 1})
+    known = where_known(image, table)
+    values = np.where(known, values, np.asarray(table[0].value, values.dtype))
+    return table.to_index(values[0] if classes.exclusive else values, image.path, ignore_value), known
 
 
 def _grid(geometry: Geometry) -> str:

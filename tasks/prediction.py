@@ -14,6 +14,7 @@ import numpy as np
 
 from datamodules.atomic import atomic_path, write_text
 from datamodules.errors import DataError
+from datamodules.open import open_image
 from tasks.inputs import Input, collect_inputs
 from tasks.model_file import versions
 from tasks.predictor import Predictor, load
@@ -62,6 +63,7 @@ def predict(
     device: str | None = None,
     overlap: float | None = None,
     probabilities: bool = False,
+    allow_gaps: bool = False,
     trust: bool = False,
     on_start: Callable[[int], None] | None = None,
     on_progress: Callable[[str, float], None] | None = None,
@@ -79,6 +81,7 @@ def predict(
         device: e.g. ``cuda``; a GPU where there is one, when not given.
         overlap: share by which windows overlap; the model file's when not given.
         probabilities: also write ``NAME.probabilities.npz`` with ``probabilities (K, *S)`` as float16.
+        allow_gaps: take the slices of a DICOM series as equally far apart where they are not.
         trust: load a model whose class is not ours.
         on_start: called with the number of inputs.
         on_progress: called with the name of the input and the share of it that is done.
@@ -90,7 +93,8 @@ def predict(
     predictor = load(model, device, trust, overlap)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    work = collect_inputs(inputs, len(predictor.description.preprocessing.channels), skip=folder)
+    preprocessing = predictor.description.preprocessing
+    work = collect_inputs(inputs, preprocessing.channels, preprocessing.may_miss, skip=folder)
     if on_start is not None:
         on_start(len(work))
     _describe(folder, Path(model), predictor)
@@ -100,7 +104,7 @@ def predict(
         table = csv.DictWriter(stream, [f.name for f in fields(Status)])
         table.writeheader()
         for item in work:
-            row = _one(predictor, item, folder, taken, probabilities, on_progress)
+            row = _one(predictor, item, folder, taken, probabilities, allow_gaps, on_progress)
             rows.append(row)
             table.writerow(vars(row))
             stream.flush()
@@ -113,6 +117,7 @@ def _one(
     folder: Path,
     taken: dict[str, str],
     probabilities: bool,
+    allow_gaps: bool,
     on_progress: Callable[[str, float], None] | None,
 ) -> Status:
     """Do one input. Whatever goes wrong with it becomes its row; the others go on."""
@@ -126,7 +131,7 @@ def _one(
             raise DataError(f"its mask would have the name of that of {taken[target]} ({target}); rename one")
         taken[target] = item.name
         prediction = predictor.predict(
-            item.files if len(item.files) > 1 else item.files[0],
+            open_image(item.source, allow_gaps=allow_gaps),
             probabilities,
             None if on_progress is None else lambda share: on_progress(item.name, share),
         )

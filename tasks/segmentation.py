@@ -67,7 +67,9 @@ class SegmentationTask(lightning.LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.tiler = Tiler(patch, overlap, blend, window_batch, mirror)
-        self.measures = torch.nn.ModuleDict({split: OverlapMetric(classes, channels) for split in ("val", "test")})
+        self.measures = torch.nn.ModuleDict(
+            {split: OverlapMetric(classes, channels) for split in ("val", "test")}
+        )
         self._keys: list[str] = []
 
     def forward(self, image: Tensor) -> Tensor:

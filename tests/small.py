@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from apps.cli import main
@@ -25,9 +27,9 @@ MRI = [
 FAST = ["--model.optimizer.lr", "0.02", "--trainer.callbacks", "null"]
 
 
-def fit(root: Path, run: Path, *extra: str, recipe: list[str] = MRI) -> Path:
-    """``delineate fit`` in this process; returns the run's folder."""
-    folders = [
+def folders(root: Path, run: Path) -> list[str]:
+    """The arguments that keep all that a training reads and writes below ``root`` and ``run``."""
+    return [
         "--data.root",
         str(root),
         "--data.cache_dir",
@@ -35,5 +37,18 @@ def fit(root: Path, run: Path, *extra: str, recipe: list[str] = MRI) -> Path:
         "--trainer.default_root_dir",
         str(run),
     ]
-    assert main(["fit", "-q", *recipe, *folders, *extra]) == 0
+
+
+def fit(root: Path, run: Path, *extra: str, recipe: list[str] = MRI) -> Path:
+    """``delineate fit`` in this process; returns the run's folder."""
+    assert main(["fit", "-q", *recipe, *folders(root, run), *extra]) == 0
     return run
+
+
+def predict(
+    model: Path, out: Path, *inputs: Path, extra: Sequence[str] = ()
+) -> tuple[int, list[dict[str, str]]]:
+    """``delineate predict`` in this process; returns the exit code and the rows of ``status.csv``."""
+    code = main(["predict", "-q", "-m", str(model), "-i", *map(str, inputs), "-o", str(out), *extra])
+    with (out / "status.csv").open(encoding="utf-8", newline="") as stream:
+        return code, list(csv.DictReader(stream))

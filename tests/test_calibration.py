@@ -147,7 +147,14 @@ def test_perfect_answers_have_no_temperature() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibration")
     make_mri_dataset(folder / "mri")
-    extra = ["--trainer.max_epochs", "3", "--data.patches_per_epoch", "16", "--data.division.fractions", "[0.35,0.15]"]
+    extra = [
+        "--trainer.max_epochs",
+        "3",
+        "--data.patches_per_epoch",
+        "16",
+        "--data.division.fractions",
+        "[0.35,0.15]",
+    ]
     return fit(folder / "mri", folder / "run", *FAST, *extra)
 
 

@@ -16,7 +16,9 @@ from datamodules.preprocessing import Preprocessing
 from datamodules.sensors import INDICES, SENSORS, sensor
 
 
-def raster(folder: Path, names: tuple[str, ...], dtype: str = "uint16", shape: tuple[int, int] = (8, 9)) -> Image:
+def raster(
+    folder: Path, names: tuple[str, ...], dtype: str = "uint16", shape: tuple[int, int] = (8, 9)
+) -> Image:
     """A picture whose band ``i`` holds values around ``1000 * (i + 1)``."""
     rng = np.random.default_rng(0)
     bands = np.stack([1000 * (i + 1) + rng.integers(0, 99, shape) for i in range(len(names))])
@@ -47,7 +49,9 @@ def test_the_sensors_own_names_are_understood(names: tuple[str, ...], tmp_path: 
 def test_three_bands_for_a_network_of_four_are_refused_by_name(tmp_path: Path) -> None:
     how = Preprocessing(("red", "green", "blue", "nir"))
     image = raster(tmp_path, ("red", "green", "blue"))
-    with pytest.raises(DataError, match=r"3 channel\(s\) \(red, green, blue\); wanted are 4 .*nir is missing"):
+    with pytest.raises(
+        DataError, match=r"3 channel\(s\) \(red, green, blue\); wanted are 4 .*nir is missing"
+    ):
         how.image(image)
 
 
@@ -60,9 +64,7 @@ def test_a_colour_picture_for_a_gray_network_and_back(tmp_path: Path) -> None:
     image = raster(tmp_path, ("red", "green", "blue"), "float32")
     stored = image.read()
     gray = Preprocessing(("gray",), normalization="none").image(image)
-    np.testing.assert_allclose(
-        gray[0], 0.299 * stored[0] + 0.587 * stored[1] + 0.114 * stored[2], rtol=1e-6
-    )
+    np.testing.assert_allclose(gray[0], 0.299 * stored[0] + 0.587 * stored[1] + 0.114 * stored[2], rtol=1e-6)
     one = raster(tmp_path, ("gray",))
     colours = Preprocessing(("red", "green", "blue"), normalization="none").image(one)
     np.testing.assert_array_equal(colours, np.repeat(one.read(), 3, axis=0))
@@ -116,7 +118,7 @@ def test_nodata_is_zero_after_normalisation_and_no_part_of_the_statistics(tmp_pa
 
 @pytest.mark.parametrize("arguments", [{"sensor": "hubble"}, {"indices": ("evi",)}, {"may_miss": ("c",)}])
 def test_what_is_not_known_is_refused(arguments: dict[str, object]) -> None:
-    with pytest.raises(DataError, match="not known|not among"):
+    with pytest.raises(DataError, match=r"not known|not among"):
         Preprocessing(("red", "nir"), **arguments)  # type: ignore[arg-type]
 
 

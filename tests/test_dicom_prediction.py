@@ -131,7 +131,8 @@ def test_inputs_of_a_mixed_folder(tmp_path: Path) -> None:
     save_series(root / ".hidden", slices(VOLUME))
     (root / "x.nii").write_bytes(b"x")
     found = {
-        Path(i.name).relative_to(tmp_path).as_posix(): str(i.output) for i in collect_inputs([str(root)], 1)
+        Path(i.name).relative_to(tmp_path).as_posix(): str(i.output)
+        for i in collect_inputs([str(root)], ["image"])
     }
     assert found == {
         "root": "root.nii.gz",
@@ -144,7 +145,7 @@ def test_inputs_of_a_mixed_folder(tmp_path: Path) -> None:
 def test_a_folder_per_channel(tmp_path: Path) -> None:
     for channel in range(2):
         save_series(tmp_path / "in" / f"case_{channel:04d}", slices(VOLUME + channel))
-    (one,) = collect_inputs([str(tmp_path / "in")], channels=2)
+    (one,) = collect_inputs([str(tmp_path / "in")], ["T1", "T2"])
     assert (str(one.output), len(one.files)) == ("case.nii.gz", 2)
     image = open_image(one.files)
     assert image.shape == (2, 11, 9, 5)

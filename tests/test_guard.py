@@ -50,7 +50,9 @@ def test_a_pipe_in_a_folder_does_not_stop_the_others(tmp_path: Path) -> None:
     fifo(tmp_path / "IM0001")
     nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_filename(tmp_path / "a.nii")
     found: list[object] = []
-    worker = threading.Thread(target=lambda: found.extend(collect_inputs([str(tmp_path)], 1)), daemon=True)
+    worker = threading.Thread(
+        target=lambda: found.extend(collect_inputs([str(tmp_path)], ["image"])), daemon=True
+    )
     worker.start()
     worker.join(5)
     assert [Path(i.name).name for i in found] == ["a.nii"]  # type: ignore[attr-defined]

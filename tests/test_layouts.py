@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from datamodules import Classes, DataError
@@ -571,3 +572,36 @@ def test_a_file_that_is_no_list(tmp_path: Path) -> None:
     touch(tmp_path, "list.txt")
     with pytest.raises(DataError, match="neither a folder nor a list"):
         read_layout(tmp_path / "list.txt")
+
+
+def test_a_folder_of_radiographs_is_several_images_and_a_series_is_one(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from tests.dicom_files import make, save, save_series, slices
+
+    picture = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    for name in ("p1/front", "p1/side.dcm", "p1/late.2"):  # with and without a suffix
+        save(make(picture), tmp_path / "images" / name)
+    save(make(picture), tmp_path / "images" / "alone")
+    save_series(tmp_path / "images" / "ct", slices(np.zeros((3, 4, 5), np.int16)))
+    touch(tmp_path, "masks/p1/front.png", "masks/p1/side.png", "masks/p1/late.2.png", "masks/ct.nii.gz")
+    touch(tmp_path, "masks/alone.png")
+    assert images_of(tmp_path) == {
+        "alone": ("alone",),
+        "ct": ("ct",),
+        "p1/front": ("p1/front",),
+        "p1/late.2": ("p1/late.2",),
+        "p1/side": ("p1/side.dcm",),
+    }
+
+
+def test_radiographs_without_a_mask_are_named_one_by_one_and_a_series_once(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from tests.dicom_files import make, save, save_series, slices
+
+    for name in ("a", "b"):
+        save(make(np.zeros((5, 6), np.uint8)), tmp_path / "images" / "p1" / name)
+    save_series(tmp_path / "images" / "ct", slices(np.zeros((3, 4, 5), np.int16)))
+    touch(tmp_path, "images/c.png", "masks/c.png")
+    layout = read_layout(tmp_path, strict=False)
+    assert [case.key for case in layout.cases] == ["c"]
+    assert sorted(file for file, _ in layout.problems) == ["images/ct", "images/p1/a", "images/p1/b"]

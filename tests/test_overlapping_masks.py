@@ -62,7 +62,9 @@ def test_round_trip(make: object, source: str, target: str, tmp_path: Path) -> N
 
 def test_a_png_holds_one_map(tmp_path: Path) -> None:
     image = picture(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"\.png cannot hold a mask of shape \(3, 20, 30\); write \.tif instead"):
+    with pytest.raises(
+        DataError, match=r"\.png cannot hold a mask of shape \(3, 20, 30\); write \.tif instead"
+    ):
         save_mask(tmp_path / "m.png", np.zeros((3, 20, 30), np.uint8), image, CLASSES)
 
 

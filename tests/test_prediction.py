@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -19,11 +18,11 @@ from datamodules.classes import Classes
 from datamodules.errors import DataError
 from datamodules.patch import Patch
 from datamodules.preprocessing import Preprocessing
-from models import Output, Segmenter
+from models import EncoderDecoder, Output, Segmenter
 from tasks.inputs import collect_inputs
-from tasks.model_file import Description
+from tasks.model_file import Description, save_model
 from tasks.predictor import Predictor
-from tests.small import FAST, fit
+from tests.small import FAST, fit, predict
 from tests.synthetic import affine_of, asymmetric_blob, make_mri_dataset, orientations
 
 
@@ -67,18 +66,7 @@ def test_all_orientations_give_back_the_structure_where_it_is(tmp_path: Path, nu
 
 def test_a_folder_is_predicted_in_its_own_geometry(run: Path, tmp_path: Path) -> None:
     data = make_mri_dataset(tmp_path / "new", cases=2, shape=(27, 18, 11), seed=5)
-    code = main(
-        [
-            "predict",
-            "-q",
-            "-m",
-            str(run / "model.safetensors"),
-            "-i",
-            str(data / "images"),
-            "-o",
-            str(tmp_path / "out"),
-        ]
-    )
+    code, _ = predict(run / "model.safetensors", tmp_path / "out", data / "images")
     assert code == 0
     for image in sorted((data / "images").iterdir()):
         source, mask = nib.load(image), nib.load(tmp_path / "out" / image.name)
@@ -100,22 +88,9 @@ def test_bad_files_are_named_and_the_rest_done(run: Path, tmp_path: Path) -> Non
     (data / "sub").mkdir()
     (data / "sub" / "é x.nii.gz").write_bytes((data / "case_00.nii.gz").read_bytes())
     out = tmp_path / "out"
-    code = main(
-        [
-            "predict",
-            "-q",
-            "-m",
-            str(run / "model.safetensors"),
-            "-i",
-            str(data),
-            str(tmp_path / "none.nii"),
-            "-o",
-            str(out),
-        ]
-    )
+    code, table = predict(run / "model.safetensors", out, data, tmp_path / "none.nii")
     assert code == 1
-    with (out / "status.csv").open(encoding="utf-8", newline="") as stream:
-        rows = {Path(row["path"]).name: row for row in csv.DictReader(stream)}
+    rows = {Path(row["path"]).name: row for row in table}
     assert {name for name, row in rows.items() if row["status"] == "failed"} == {
         "case_01.nii.gz",
         "junk.nii.gz",
@@ -178,9 +153,10 @@ def test_two_inputs_of_one_output_name_are_refused_not_overwritten(run: Path, tm
     other.mkdir()
     (other / "case_00.nii.gz").write_bytes((data / "case_00.nii.gz").read_bytes())
     out = tmp_path / "out"
-    files = [str(data / "case_00.nii.gz"), str(other / "case_00.nii.gz")]
-    assert main(["predict", "-q", "-m", str(run / "model.safetensors"), "-i", *files, "-o", str(out)]) == 1
-    assert "rename one" in (out / "status.csv").read_text()
+    code, rows = predict(run / "model.safetensors", out, data / "case_00.nii.gz", other / "case_00.nii.gz")
+    assert code == 1
+    assert [row["status"] for row in rows] == ["done", "failed"]
+    assert "rename one" in rows[1]["error"]
 
 
 def test_channels_that_do_not_fit_are_named(run: Path, tmp_path: Path) -> None:
@@ -193,7 +169,7 @@ def test_inputs_are_collected_with_their_tree_and_their_channels(tmp_path: Path)
     for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b/c_0000.nii.gz", "b/c_0001.nii.gz", "note.txt", "p.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    one = collect_inputs([str(tmp_path)], channels=1)
+    one = collect_inputs([str(tmp_path)], channels=["image"])
     assert [Path(i.name).relative_to(tmp_path).as_posix() for i in one] == [
         "a_0000.nii.gz",
         "a_0001.nii.gz",
@@ -201,8 +177,56 @@ def test_inputs_are_collected_with_their_tree_and_their_channels(tmp_path: Path)
         "b/c_0001.nii.gz",
         "p.jpg",
     ]
-    two = collect_inputs([str(tmp_path)], channels=2)
+    two = collect_inputs([str(tmp_path)], channels=["T1", "FLAIR"])
     assert [str(i.output) for i in two] == ["a.nii.gz", "b/c.nii.gz", "p.png"]
     assert [len(i.files) for i in two] == [2, 2, 1]
-    globbed = collect_inputs([str(tmp_path / "*.jpg")], channels=1)
+    globbed = collect_inputs([str(tmp_path / "*.jpg")], channels=["image"])
     assert [str(i.output) for i in globbed] == ["p.png"]
+
+
+def test_files_named_by_the_models_channels_are_one_image(tmp_path: Path) -> None:
+    names = ("a_T1.nii.gz", "a_flair.nii.gz", "b_t1.nii.gz", "c_FLAIR_x.nii.gz", "d.nii.gz", "e_0001.nii.gz")
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    found = collect_inputs([str(tmp_path)], ["T1", "FLAIR"], may_miss=["FLAIR"])
+    assert {str(i.output): (i.channels, [f.name for f in i.files]) for i in found} == {
+        "a.nii.gz": (("T1", "FLAIR"), ["a_T1.nii.gz", "a_flair.nii.gz"]),
+        "b.nii.gz": (("T1",), ["b_t1.nii.gz"]),
+        "c_FLAIR_x.nii.gz": ((), ["c_FLAIR_x.nii.gz"]),
+        "d.nii.gz": ((), ["d.nii.gz"]),
+        # T1 may not miss, so this is an image of its own, and will be told what it lacks.
+        "e_0001.nii.gz": ((), ["e_0001.nii.gz"]),
+    }
+    strict = collect_inputs([str(tmp_path)], ["T1", "FLAIR"])
+    assert "b_t1.nii.gz" in [str(i.output) for i in strict]
+
+
+def test_one_channel_twice_is_no_image(tmp_path: Path) -> None:
+    for name in ("a_T1.png", "a_0000.png"):
+        (tmp_path / name).write_bytes(b"x")
+    found = collect_inputs([str(tmp_path)], ["T1", "FLAIR"], may_miss=["FLAIR"])
+    assert [str(i.output) for i in found] == ["a_0000.png", "a_T1.png"]
+
+
+def test_a_sequence_that_may_miss_is_left_out_at_prediction_too(tmp_path: Path) -> None:
+    blob = asymmetric_blob((9, 9, 9))
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name, factor in (("full_T1", 100), ("full_FLAIR", 7), ("part_t1", 50), ("other_FLAIR", 3)):
+        nib.Nifti1Image(blob.astype(np.int16) * factor, np.eye(4)).to_filename(scans / f"{name}.nii.gz")
+    preprocessing = Preprocessing(("T1", "FLAIR"), None, None, "percentile", may_miss=("FLAIR",))
+    model = tmp_path / "model.safetensors"
+    network = EncoderDecoder(2, 2, ndim=3, encoder={"name": "plain", "widths": [2, 4]}).eval()
+    save_model(model, network, Description(preprocessing, Patch((8, 8, 8)), Classes(["background", "blob"])))
+    code, rows = predict(model, tmp_path / "out", scans)
+    assert code == 1
+    done = {row["output"] for row in rows if row["status"] == "done"}
+    assert done == {"full.nii.gz", "part.nii.gz"}
+    (failed,) = [row for row in rows if row["status"] == "failed"]
+    assert "T1" in failed["error"]
+    assert Path(failed["path"]).name == "other_FLAIR.nii.gz"
+    # The order of files on disk is not the order of channels; names decide.
+    expected = tasks.load(model).predict(
+        open_image({"T1": scans / "full_T1.nii.gz", "FLAIR": scans / "full_FLAIR.nii.gz"}), probabilities=True
+    )
+    assert np.array_equal(nib.load(tmp_path / "out" / "full.nii.gz").dataobj, expected.mask)

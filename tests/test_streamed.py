@@ -44,7 +44,10 @@ def test_the_tiler_takes_either(scene: Path) -> None:
     image = open_image(scene)
     how = Preprocessing(("a", "b"))
     tiler = Tiler(Patch((32, 32)))
-    runs = [tiler.run(lambda patches: patches * 2 + 1, source) for source in (how.image(image), StreamedImage(image, how))]
+    runs = [
+        tiler.run(lambda patches: patches * 2 + 1, source)
+        for source in (how.image(image), StreamedImage(image, how))
+    ]
     np.testing.assert_allclose(runs[0], runs[1], rtol=1e-5, atol=1e-5)
 
 

@@ -17,7 +17,7 @@ from apps.cli import main
 from apps.verbs.recipes import folder
 from apps.verbs.training import configs_first
 from tasks.segmentation import NonFiniteError, SegmentationTask
-from tests.small import FAST, MRI, fit
+from tests.small import FAST, MRI, fit, folders
 from tests.synthetic import make_mri_dataset, make_picture_dataset
 
 # Enough to learn the blobs, not only to run.
@@ -51,18 +51,13 @@ def test_every_recipe_runs(recipe: Path, mri: Path, pictures: Path, tmp_path: Pa
             "-q",
             "-c",
             str(recipe),
-            "--data.root",
-            str(root),
+            *folders(root, tmp_path),
             "--trainer.fast_dev_run",
             "1",
-            "--trainer.default_root_dir",
-            str(tmp_path),
             "--data.batch_size",
             "2",
             "--data.num_workers",
             "0",
-            "--data.cache_dir",
-            str(tmp_path),
             "--data.classes",
             "{a: 0, b: 1, c: 2}",
             *bands,
@@ -155,15 +150,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(
         return loss * float("nan") if self.global_step == 3 else loss
 
     monkeypatch.setattr(SegmentationTask, "compute_loss", poisoned)
-    folders = [
-        "--data.root",
-        str(mri),
-        "--data.cache_dir",
-        str(tmp_path),
-        "--trainer.default_root_dir",
-        str(tmp_path),
-    ]
-    assert main(["fit", "-q", *MRI, *FAST, *folders, "--trainer.max_epochs", "5"]) == 2
+    assert main(["fit", "-q", *MRI, *FAST, *folders(mri, tmp_path), "--trainer.max_epochs", "5"]) == 2
     said = capsys.readouterr().err
     assert "the loss became nan at step 3" in said
     assert "case_0" in said
@@ -187,15 +174,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
     monkeypatch.setattr(
         SegmentationTask, "compute_loss", lambda self, batch: Finite.apply(honest(self, batch))
     )
-    folders = [
-        "--data.root",
-        str(mri),
-        "--data.cache_dir",
-        str(tmp_path),
-        "--trainer.default_root_dir",
-        str(tmp_path),
-    ]
-    assert main(["fit", "-q", *MRI, *FAST, *folders, "--trainer.max_epochs", "2"]) == 2
+    assert main(["fit", "-q", *MRI, *FAST, *folders(mri, tmp_path), "--trainer.max_epochs", "2"]) == 2
     assert "gradient became infinite or NaN at step 0" in capsys.readouterr().err
 
 
@@ -248,12 +227,7 @@ def test_starting_from_a_model_of_another_architecture_is_refused(
 ) -> None:
     run = fit(mri, tmp_path / "a", *FAST, "--trainer.max_epochs", "1", "--test_after_fit", "false")
     wrong = ["--weights", str(run / "model.safetensors"), "--model.network.encoder.widths", "[6,12]"]
-    assert (
-        main(
-            ["fit", "-q", *MRI, "--data.root", str(mri), "--trainer.default_root_dir", str(tmp_path), *wrong]
-        )
-        == 2
-    )
+    assert main(["fit", "-q", *MRI, *folders(mri, tmp_path), *wrong]) == 2
     assert "not of the configured architecture" in capsys.readouterr().err
 
 
@@ -279,15 +253,7 @@ def test_problems_of_the_data_are_one_sentence(
     assert main([*base, "--data.root", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
     # The blobs' masks hold 2, which these classes do not declare.
-    undeclared = [
-        "--data.root",
-        str(mri),
-        "--data.classes",
-        "[background, organ]",
-        "--data.cache_dir",
-        str(tmp_path),
-    ]
-    assert main([*base, *undeclared]) == 2
+    assert main([*base, *folders(mri, tmp_path), "--data.classes", "[background, organ]"]) == 2
     assert "not declared" in capsys.readouterr().err
     assert main(["fit", "-c", "nonsense"]) == 2
     assert "neither a file nor a recipe" in capsys.readouterr().err
@@ -341,8 +307,7 @@ def test_resampling_to_a_target_spacing_comes_back_to_the_source_grid(mri: Path,
 def test_a_wrong_network_is_one_sentence(
     mri: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], switch: list[str], said: str
 ) -> None:
-    folders = ["--data.root", str(mri), "--trainer.default_root_dir", str(tmp_path)]
-    assert main(["fit", "-q", *MRI, *folders, *switch]) == 2
+    assert main(["fit", "-q", *MRI, *folders(mri, tmp_path), *switch]) == 2
     err = capsys.readouterr().err
     assert said in err
     assert "Union" not in err

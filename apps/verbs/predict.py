@@ -14,6 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, help="folder for the masks and status.csv")
     parser.add_argument("--overlap", type=float, help="share by which windows overlap, 0 to below 1")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    parser.add_argument(
+        "--allow-gaps",
+        action="store_true",
+        help="take the slices of a DICOM series as equally far apart where they are not",
+    )
     parser.add_argument("--probabilities", action="store_true", help="also write the probabilities (npz)")
     parser.add_argument(
         "--trust",
@@ -49,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             overlap=args.overlap,
             probabilities=args.probabilities,
+            allow_gaps=args.allow_gaps,
             trust=args.trust,
             on_start=lambda count: bar.update(done, total=count),
             on_progress=on_progress,

@@ -195,8 +195,8 @@ def _step(source: Path, at: Place, depth: np.ndarray, positions: np.ndarray, all
         said = f"{source}: slices are usually {usual:g} mm apart, but not from {gaps} mm along the normal"
         if not allow_gaps:
             raise DataError(
-                f"{said}; are slices missing? If not, open_image(folder, allow_gaps=True) takes them as equally far "
-                "apart"
+                f"{said}; are slices missing? If not, open_image(folder, allow_gaps=True) and delineate predict "
+                "--allow-gaps take them as equally far apart"
             )
         warnings.warn(
             f"{said}; they are taken as equally far apart: places and volumes are off", stacklevel=2

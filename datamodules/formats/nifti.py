@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import warnings
 import zlib
 from pathlib import Path
@@ -17,6 +18,9 @@ from datamodules.guard import check_size, content_type
 from datamodules.image import Image, Window
 
 SUFFIXES = (".nii", ".nii.gz")
+# What may lie between the header and the data (extensions), and what may follow them, in bytes.
+_MOST_BEFORE = 2**24
+_SLACK = 2**20
 _DAMAGE = (
     OSError,
     EOFError,
@@ -32,7 +36,8 @@ class NiftiImage(Image):
     """A volume, or several on one grid (a fourth axis becomes channels).
 
     nibabel does not verify the checksum of a gzip stream, so flipped bits would be read as wrong voxels: the
-    stream is read to its end once, when the image is opened.
+    stream is read to its end once, when the image is opened. A stream that goes on beyond what its header declares is
+    refused there, not followed.
 
     Raises:
         DataError: damaged or truncated file, an unusable affine, or more than four axes.
@@ -133,14 +138,47 @@ def _without_text(header: nib.Nifti1Header) -> nib.Nifti1Header:
 
 
 def _verify_gzip(path: Path) -> None:
+    """Read the stream to its end, which checks it, but never much further than its header says that it goes."""
     try:
         with gzip.open(path, "rb") as stream:
-            while stream.read(1 << 22):
-                pass
+            head = stream.read(nib.Nifti2Header.sizeof_hdr)
+            left = _declared_bytes(path, head) + _SLACK - len(head)
+            while block := stream.read(1 << 22):
+                left -= len(block)
+                if left < 0:
+                    raise DataError(
+                        f"{path}: goes on beyond the size that its header declares; copy it again from its source, or "
+                        "save it anew"
+                    )
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: the compressed file is damaged or cut off ({_first_line(error)}); copy it again from its source"
         ) from error
+
+
+def _declared_bytes(path: Path, head: bytes) -> int:
+    """How long the unpacked file is by its header, which may lie."""
+    kind: type[nib.Nifti1Header]
+    if head[4:7] == b"n+2":
+        kind = nib.Nifti2Header
+    elif head[344:347] in (b"n+1", b"ni1"):
+        kind = nib.Nifti1Header
+    else:
+        raise DataError(
+            f"{path}: holds no NIfTI image, but something else that is compressed; convert it to .nii.gz"
+        )
+    try:
+        header = kind(head[: kind.sizeof_hdr], check=False)
+        shape = header.get_data_shape()
+        check_size(path, shape)
+        offset = float(header["vox_offset"])
+        if not 0 <= offset <= _MOST_BEFORE:
+            raise ValueError(f"its data begin at byte {offset:g}")
+        return int(offset) + math.prod(shape) * header.get_data_dtype().itemsize
+    except DataError:
+        raise
+    except _DAMAGE as error:
+        raise DataError(f"{path}: cannot be read as NIfTI ({_first_line(error)}); is it complete?") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from datamodules.case import Layout
 from datamodules.errors import DataError
+from datamodules.formats.dicom_series import dicom_files, images_of
 from datamodules.guard import content_type
 from datamodules.layout_formats.reading import SPLIT_NAMES, Draft, Reading, named_splits
 from datamodules.layout_formats.table import add_table
@@ -103,12 +104,7 @@ def _pairs(reading: Reading, images: Path, masks: Path, prefix: str) -> list[Dra
     mask_files, masks_twice = _by_stem(reading, masks, _may_be_mask)
     twice |= masks_twice
     mask_keys = {key for stem in mask_files for key, _ in _names(stem, reading.classes)}
-    for stem, folder in _series(images).items():
-        within = [inner for inner in image_files if inner.startswith(f"{stem}/")]
-        if any(key in mask_keys for key, _ in _names(stem, reading.channels or ())):
-            image_files = {k: f for k, f in image_files.items() if k not in within} | {stem: folder}
-        elif not within:  # else its files are images of their own
-            image_files[stem] = folder
+    _add_dicom(reading, images, image_files, mask_keys, twice)
     parts = _parts(reading, image_files, lambda stem: _image_names(stem, reading.channels), mask_keys, twice)
     drawn = _parts(reading, mask_files, lambda stem: _names(stem, reading.classes), parts, twice)
     drafts = []
@@ -209,13 +205,42 @@ def _by_stem(
     return alone, found.keys() - alone.keys()
 
 
-def _series(images: Path) -> dict[str, Path]:
-    """Folders below ``images`` that hold DICOM and no other image: each is one image, the series in it."""
+def _add_dicom(
+    reading: Reading, images: Path, image_files: dict[str, Path], mask_keys: set[str], twice: set[str]
+) -> None:
+    """Say which images the DICOM folders hold: a series is one, of several pictures each is one.
+
+    The masks decide first, since headers are slow to read: a folder with a mask of its name is a series, and files
+    with masks of their names are pictures.
+    """
+    channels = reading.channels
+    for stem, folder in _dicom_folders(images).items():
+        own: dict[str, Path] = {}
+        for file in dicom_files(folder):
+            key = f"{stem}/{stem_of(file)}".removeprefix("/")
+            other = own.get(key, image_files.get(key, file))
+            if other != file and key not in twice:
+                reading.problem(file, f"has the same stem as {reading.short(other)}; rename one")
+            own[key] = file
+        if stem and any(key in mask_keys for key, _ in _names(stem, channels or ())):
+            found = [folder]
+        elif any(key in mask_keys for inner in own for key, _ in _image_names(inner, channels)):
+            found = [file for key, file in own.items() if key not in twice]
+        else:
+            found = images_of(folder)
+        keys = {file: key for key, file in own.items()} | {folder: stem or folder.name}
+        for key in own:
+            image_files.pop(key, None)
+        image_files |= {keys[path]: path for path in found}
+
+
+def _dicom_folders(images: Path) -> dict[str, Path]:
+    """``images`` and the folders below it that hold DICOM and no other image."""
     found = {}
-    for folder in sorted(f for f in images.rglob("*") if f.is_dir()):
+    for folder in sorted(f for f in (images, *images.rglob("*")) if f.is_dir()):
         files = [f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".")]
         if not files or any(suffix_of(f) not in ("", ".dcm", ".dicom") for f in files):
             continue
         if any(content_type(f) == "dicom" for f in files[:_LOOKED_AT]):
-            found[folder.relative_to(images).as_posix()] = folder
+            found["" if folder == images else folder.relative_to(images).as_posix()] = folder
     return found

@@ -26,6 +26,9 @@ _SMALL_BOX = 0.75
 # A structure should stay this many pixels wide when pictures are made smaller.
 _FEWEST_PIXELS_ACROSS = 16
 _LONG_SIDES = (256, 384, 512, 768, 1024, 1536, 2048)
+# A scene of fewer pixels along its shorter side is not cut into blocks; one that is gets about so many along the longer.
+_SMALLEST_SCENE = 512
+_BLOCKS_ALONG = 8
 # Labelled positions below this share, in one case: points or scribbles.
 _SPARSE = 0.01
 
@@ -44,6 +47,21 @@ def plan_domain(made: Decisions, facts: Fingerprint, domain: str | None) -> str:
     why = "--domain" if domain else f"{seen}; another guess: --domain {', '.join(sorted(DOMAINS))}"
     made.decide_class("data", DOMAINS[found], f"{found}: {why}.")
     return found
+
+
+def plan_division(made: Decisions, facts: Fingerprint) -> None:
+    """Blocks of a scene as cases, where there are no training cases to divide."""
+    shape = facts.cases[0].shape
+    wanted = facts.ndim == 2 and (len(facts.cases) == 1 or not facts.splits.get("train", 0))
+    if "data.division.scene_block" not in made.overrides and not (wanted and min(shape) >= _SMALLEST_SCENE):
+        return
+    made.decide(
+        "data.division.scene_block",
+        max(shape) // _BLOCKS_ALONG,
+        f"One image, or none to train on: it is cut into about {_BLOCKS_ALONG} blocks along its longer side, which are "
+        "divided like cases (instead of splits.json). Blocks touch: with maps, data.division.ground_block and buffer "
+        "keep them apart.",
+    )
 
 
 def plan_classes(made: Decisions, facts: Fingerprint) -> dict[str, int]:

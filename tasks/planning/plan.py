@@ -70,10 +70,11 @@ def make_plan(
         DataError: an override that cannot be used, a domain that does not fit, or masks without two classes.
     """
     made = Decisions(overrides or {})
-    _notes_on_cases(made, facts)
     made.decide("seed_everything", 0, "The first weights come from it.")
     domain = data.plan_domain(made, facts, domain)
     made.decide("data.root", facts.root, "")
+    data.plan_division(made, facts)
+    _notes_on_cases(made, facts)
     classes = data.plan_classes(made, facts)
     channels = data.plan_channels(made, facts, domain)
     if domain == "mri":
@@ -120,6 +121,11 @@ def _head(facts: Fingerprint, machine: Machine) -> list[str]:
 def _notes_on_cases(made: Decisions, facts: Fingerprint) -> None:
     for key, reason in facts.problems:
         made.note(f"Left out of this plan, and training will stop at it: {key}: {reason}")
+    partly = sum(case.read < 1 for case in facts.cases)
+    if partly:
+        made.note(f"Of {partly} very large image(s) only windows were read; rare values may be missing.")
+    if "data.division.scene_block" in made.made:
+        return
     train, val = facts.splits.get("train", 0), facts.splits.get("val", 0)
     if train == 0:
         made.note(
@@ -136,9 +142,6 @@ def _notes_on_cases(made: Decisions, facts: Fingerprint) -> None:
             "No case is in the val split: the last weights are kept, not the best ones, and nobody sees overfitting. "
             "Move a case to val in splits.json."
         )
-    partly = sum(case.read < 1 for case in facts.cases)
-    if partly:
-        made.note(f"Of {partly} very large image(s) only windows were read; rare values may be missing.")
 
 
 def _grid(
