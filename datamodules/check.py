@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from datamodules.layouts import Layout, read_layout
 def check(
     root: str | Path,
     classes: Classes | Sequence[str] | Mapping[str, int] | None = None,
-    ignore_value: int | None = None,
+    ignore_value: int | str | None = None,
     group_pattern: str | None = None,
     splits: str | Path | None = None,
     channels: Sequence[str] | None = None,
@@ -33,9 +34,10 @@ def check(
         root: the dataset's folder.
         classes: what the values in the masks mean; the dataset's own description says it where not given. With
             neither, values that are foreign to the dataset are reported instead of undeclared ones.
-        ignore_value: value of masks that marks positions not to be used.
+        ignore_value: value (or colour) of masks that marks positions not to be used.
         group_pattern: regular expression that finds the group (patient, site) in a case's name.
-        splits: file with the splits; ``splits.json`` in ``root``, or the layout's own, where not given.
+        splits: file with the splits, or a list of folds, each of which is looked at; ``splits.json`` in ``root``,
+            or the layout's own, where not given.
         channels: names of the channels, where each is a file of its own named by it.
         on_case: called with the number of cases done, of all cases, and the name of the last one.
 
@@ -51,7 +53,7 @@ def check(
         table = Classes(layout.classes)
     ignore_value = layout.ignore_value if ignore_value is None else ignore_value
     findings: list[Finding] = []
-    lists, splits_file = _splits(layout, splits, findings)
+    divisions, splits_file = _splits(layout, splits, findings)
     facts = []
     for number, case in enumerate(layout.cases, 1):
         seen, wrong = look_at(case, layout.root, table, ignore_value)
@@ -63,14 +65,26 @@ def check(
         layout,
         facts,
         None if table is None else _values(table),
-        ignore_value,
-        lists,
+        ignore_value if isinstance(ignore_value, int) else None,
+        divisions[0] if divisions else None,
         splits_file,
         group_pattern is not None,
     )
-    for find in CHECKS:
-        findings += find(survey)
+    findings += _all(survey, divisions)
     return Report(layout.root, _summary(survey), ordered(findings))
+
+
+def _all(survey: Survey, divisions: Sequence[Mapping[str, Sequence[str]]]) -> list[Finding]:
+    """What all checks say; of several folds, what each says, with its number where not all say it."""
+    if len(divisions) < 2:
+        return [finding for find in CHECKS for finding in find(survey)]
+    said = [[f for find in CHECKS for f in find(replace(survey, splits=lists))] for lists in divisions]
+    findings = []
+    for finding in dict.fromkeys(f for fold in said for f in fold):
+        folds = [str(number) for number, fold in enumerate(said) if finding in fold]
+        where = "" if len(folds) == len(said) else f" (fold {', '.join(folds)})"
+        findings.append(replace(finding, message=finding.message + where))
+    return findings
 
 
 def _values(classes: Classes) -> dict[str, int]:
@@ -81,16 +95,17 @@ def _values(classes: Classes) -> dict[str, int]:
 
 def _splits(
     layout: Layout, path: str | Path | None, findings: list[Finding]
-) -> tuple[dict[str, list[str]] | None, str]:
+) -> tuple[list[dict[str, list[str]]], str]:
     file = Path(path) if path is not None else layout.root / "splits.json"
     name = relative(file, layout.root)
     if file.is_file():
-        lists, wrong = read_split_lists(file, name)
+        divisions, wrong = read_split_lists(file, name)
         findings += wrong
-        return lists, name
+        return divisions, name
     if path is not None:
         raise DataError(f"{path}: no such file; give the JSON file with the splits")
-    return splits_of_layout(layout.splits), "the dataset's own splits"
+    own = splits_of_layout(layout.splits)
+    return [own] if own else [], "the dataset's own splits"
 
 
 def _summary(survey: Survey) -> Summary:

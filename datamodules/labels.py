@@ -274,15 +274,18 @@ class _Reader:
 
 
 def where_known(mask: Image, classes: Classes) -> np.ndarray:
-    """``(*S)`` booleans: where a mask file is not its own nodata.
+    """``(*S)`` booleans: where a mask file says anything."""
+    return mask.valid() if nodata_counts(mask, classes) else np.ones(mask.geometry.shape, dtype=bool)
 
-    A declared class keeps its value, whatever nodata says, and so does 0.
+
+def nodata_counts(mask: Image, classes: Classes | None) -> bool:
+    """Whether a mask file says nothing where it is its own nodata.
+
+    A declared class keeps its value, whatever nodata says, and so do 0 and colours.
     """
-    coloured = classes.by_colour and len(mask.channels) > 1
-    declared = {0, *(c.value for c in classes)}
-    if coloured or (mask.nodata is not None and mask.nodata in declared):
-        return np.ones(mask.geometry.shape, dtype=bool)
-    return mask.valid()
+    coloured = classes is not None and classes.by_colour and len(mask.channels) > 1
+    declared = {0, *(c.value for c in classes or ())}
+    return not coloured and (mask.nodata is None or mask.nodata not in declared)
 
 
 def _is_vector(file: Path) -> bool:

@@ -14,7 +14,9 @@ import PIL.Image
 import pytest
 
 from apps.cli import main
+from datamodules.case import Case
 from datamodules.check import check
+from datamodules.checks import reading
 from datamodules.checks.findings import Finding, Report
 from datamodules.checks.flips import evidence, fits
 from datamodules.checks.outliers import mirrored_ratio
@@ -525,3 +527,114 @@ def test_faults_planted_into_real_volumes_are_all_named(tmp_path: Path) -> None:
     for kind, file in planted.items():
         assert file.relative_to(tmp_path).as_posix() in named(report, kind), kind
     assert {kind for kind, _ in worse_than_notes(report)} == set(planted)
+
+
+def test_what_is_left_out_is_in_no_split(mri: Path) -> None:
+    keys = [f"case_{i:02d}" for i in range(10)]
+    for folder in ("images", "labels"):  # a copy that was left out on purpose is no leak
+        shutil.copy(mri / folder / "case_00.nii.gz", mri / folder / "case_09.nii.gz")
+    write_splits(mri, train=keys[:6], val=keys[6:8], test=keys[8:9], left_out=keys[9:])
+    report = check(mri)
+    assert not found(report, "splits")
+    assert not found(report, "leak")
+    write_splits(mri, train=keys[:6], val=keys[6:8], test=keys[8:9], left_out=[keys[9], keys[0]])
+    assert "images/case_00.nii.gz" in named(check(mri), "leak", "error")
+
+
+def test_every_fold_is_looked_at(mri: Path) -> None:
+    keys = [f"case_{i:02d}" for i in range(10)]
+    folds = [
+        {"train": keys[2:], "val": keys[:2]},
+        {"train": [*keys[:8], "ghost"], "val": [keys[0], *keys[8:]]},
+    ]
+    (mri / "splits.json").write_text(json.dumps(folds))
+    report = check(mri)
+    (leak,) = found(report, "leak")
+    assert leak.files == ("splits.json", "images/case_00.nii.gz")
+    assert leak.message.endswith("(fold 1)")
+    assert next(f.message for f in found(report, "splits") if "ghost" in f.message).endswith("(fold 1)")
+    # What both say is said once, and is of no fold.
+    assert [f.message for f in found(report, "splits") if f.severity == "note"] == ["has no case in test"]
+
+
+def test_colours_and_polygons(tmp_path: Path) -> None:
+    pytest.importorskip("shapely")
+    colours = np.array([[0, 0, 0], [210, 180, 140]], dtype=np.uint8)
+    for number in range(3):
+        for folder in ("images", "masks"):
+            (tmp_path / "rgb" / folder).mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(number)
+        mask = ellipsoid((32, 32), rng.uniform(10, 20, 2), (6, 8)).astype(np.uint8)
+        PIL.Image.fromarray(blob_image(mask, rng)).save(tmp_path / "rgb" / "images" / f"t{number}.png")
+        PIL.Image.fromarray(colours[mask]).save(tmp_path / "rgb" / "masks" / f"t{number}.png")
+        write_tile(tmp_path / "map", f"t{number}", left=320.0 * number)
+        (tmp_path / "map" / "masks" / f"t{number}.tif").unlink()
+        ring = [
+            [320 * number + x, 5000 - y] for x, y in ((50, 50), (150, 50), (150, 150), (50, 150), (50, 50))
+        ]
+        feature = {
+            "type": "Feature",
+            "properties": {},
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+        }
+        drawn = {"type": "FeatureCollection", "features": [feature],
+                 "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32736"}}}  # fmt: skip
+        (tmp_path / "map" / "masks" / f"t{number}.geojson").write_text(json.dumps(drawn))
+    classes = Classes({"rest": "#000000", "field": "#d2b48c"})
+    assert check(tmp_path / "rgb", classes).errors == ()
+    edit_png(tmp_path / "rgb" / "masks" / "t1.png", lambda a: np.where(a == 210, 211, a).astype(np.uint8))
+    (wrong,) = check(tmp_path / "rgb", classes).errors
+    assert wrong.files == ("masks/t1.png",)
+    assert "#d3b48c" in wrong.message
+    assert check(tmp_path / "rgb", classes, ignore_value="#d3b48c").errors == ()
+    report = check(tmp_path / "map", Classes(["background", "field"]))
+    assert report.errors == ()
+    assert report.summary.classes["1 field"] == pytest.approx(100 / 1024)
+    (tmp_path / "map" / "masks" / "t2.geojson").write_text("{")
+    assert named(check(tmp_path / "map", Classes(["background", "field"])), "unreadable") == {
+        "masks/t2.geojson"
+    }
+
+
+def test_nodata_of_a_mask_is_no_label(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    for number in range(3):
+        write_tile(tmp_path, f"t{number}", left=320.0 * number)
+        with rasterio.open(tmp_path / "masks" / f"t{number}.tif", "r+") as raster:
+            raster.nodata = 255
+            array = raster.read(1)
+            array[:, :5] = 255
+            raster.write(array, 1)
+    report = check(tmp_path, Classes(["background", "object"]))
+    assert report.errors == ()
+    assert set(report.summary.classes) == {"0 background", "1 object"}
+
+
+def test_images_too_large_to_hold_are_looked_at_in_slabs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is read, and what is said of every n-th element is what is true of them."""
+    rasterio = pytest.importorskip("rasterio")
+    for number in range(2):
+        write_tile(tmp_path, f"t{number}", left=320.0 * number)
+    whole = check(tmp_path, Classes(["background", "object"]))
+    monkeypatch.setattr(reading, "MAX_ELEMENTS", 32 * 32 // 4)
+    monkeypatch.setattr(reading, "_SLAB", 32 * 6)
+    report = check(tmp_path, Classes(["background", "object"]))
+    assert report.errors == ()
+    assert named(report, "large") == {"images/t0.tif", "images/t1.tif"}
+    assert "every 2th" in found(report, "large")[0].message
+    assert report.summary.shapes == whole.summary.shapes
+    assert report.summary.classes["1 object"] == pytest.approx(whole.summary.classes["1 object"], abs=0.02)
+    seen, wrong = reading.look_at(
+        Case("a", (tmp_path / "images" / "t0.tif",), None, "a"), tmp_path, None, None
+    )
+    with rasterio.open(tmp_path / "images" / "t0.tif") as raster:
+        kept = raster.read(1)[::2, ::2]
+    assert seen.image is not None
+    assert seen.image.channels[0].mean == pytest.approx(kept.mean())
+    assert [f.kind for f in wrong] == ["large"]
+    # Damage in a part that no kept element comes from is found all the same.
+    path = tmp_path / "images" / "t1.tif"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert named(check(tmp_path), "unreadable") == {"images/t1.tif"}

@@ -434,3 +434,33 @@ def test_random_damage_gives_data_or_a_data_error(
                 assert (array.shape, array.dtype) == (image.shape, image.dtype)
                 answers.add("read")
     assert "refused" in answers
+
+
+def test_a_gzip_stream_is_not_followed_beyond_what_its_header_declares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few kilobytes that would unpack to 64 MiB cost no more than a little over the declared 2 kB."""
+    file = tmp_path / "bomb.nii.gz"
+    file.write_bytes(gzip.compress(bytes(nifti_bytes()) + bytes(2**26), 1))
+    unpacked = 0
+    honest = gzip.GzipFile.read
+
+    def counted(self: gzip.GzipFile, size: int = -1) -> bytes:
+        nonlocal unpacked
+        data = honest(self, size)
+        unpacked += len(data)
+        return data
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    assert_refused(file, "goes on beyond the size")
+    assert unpacked < 2**23
+    # A little more than declared is in many files, and does no harm.
+    file.write_bytes(gzip.compress(bytes(nifti_bytes()) + bytes(1000)))
+    np.testing.assert_array_equal(open_image(file).read()[0], VOLUME)
+
+
+def test_data_that_begin_far_away_are_not_looked_for(tmp_path: Path) -> None:
+    data = nifti_bytes()
+    data[108:112] = struct.pack("<f", 1e9)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(data)))
+    assert_refused(tmp_path / "a.nii.gz", "begin at byte")

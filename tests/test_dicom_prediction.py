@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -22,6 +22,7 @@ from datamodules.preprocessing import Preprocessing
 from models import EncoderDecoder
 from tasks.inputs import collect_inputs
 from tasks.model_file import Description, save_model
+from tests import small
 from tests.dicom_files import ID, MULTI_FRAME, NAME, SR, make, save, save_series, slices
 
 RNG = np.random.default_rng(0)
@@ -41,10 +42,11 @@ def model(folder: Path, ndim: int) -> Path:
     return path
 
 
-def predict(model_file: Path, out: Path, *inputs: Path) -> tuple[int, dict[str, dict[str, str]]]:
-    code = main(["predict", "-q", "-m", str(model_file), "-i", *map(str, inputs), "-o", str(out)])
-    with (out / "status.csv").open(encoding="utf-8", newline="") as stream:
-        return code, {row["path"]: row for row in csv.DictReader(stream)}
+def predict(
+    model_file: Path, out: Path, *inputs: Path, extra: Sequence[str] = ()
+) -> tuple[int, dict[str, dict[str, str]]]:
+    code, rows = small.predict(model_file, out, *inputs, extra=extra)
+    return code, {row["path"]: row for row in rows}
 
 
 def test_a_study_gives_a_mask_per_series_on_its_grid(tmp_path: Path) -> None:
@@ -201,3 +203,15 @@ def test_no_patient_in_anything_that_is_written(
             data = file.read_bytes()
             data = gzip.decompress(data) if file.name.endswith(".gz") else data
             assert secret.encode() not in data, file
+
+
+def test_gaps_are_refused_and_allowed_when_asked(tmp_path: Path) -> None:
+    scan = save_series(tmp_path / "in" / "ct", slices(VOLUME, depths=[0, 3, 6, 12, 15]))
+    code, rows = predict(model(tmp_path, 3), tmp_path / "out", tmp_path / "in")
+    assert code == 2
+    assert "6 to 12 mm" in rows[str(scan)]["error"]
+    assert "--allow-gaps" in rows[str(scan)]["error"]
+    with pytest.warns(UserWarning, match="places and volumes are off"):
+        code, rows = predict(model(tmp_path, 3), tmp_path / "out", tmp_path / "in", extra=["--allow-gaps"])
+    assert code == 0
+    assert nib.load(tmp_path / "out" / "ct.nii.gz").shape == (11, 9, 5)

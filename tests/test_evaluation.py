@@ -18,6 +18,8 @@ from apps.verbs import evaluate as verb
 from datamodules import Classes, DataError
 from datamodules.geometry import RAS_MM, Geometry
 from tasks.evaluation import Evaluation, evaluate
+from tasks.overlap import counts
+from tasks.pairs import pair_files, read_pair
 from tasks.pictures import planes_of
 from tasks.scores import COLUMNS
 from tests.synthetic import orientations
@@ -461,3 +463,57 @@ def test_volumes_are_cut_where_most_is_wrong() -> None:
     reference[..., 8] = 255
     planes = planes_of(None, prediction, reference, Geometry(np.eye(4), (8, 9, 10), RAS_MM), classes)
     assert re.search("slice [123] ", planes[0].title)
+
+
+def test_nodata_of_either_mask_is_left_out_of_the_measurement(tmp_path: Path) -> None:
+    """A predicted map holds nodata where its image held nothing; a reference, where nobody drew."""
+    rasterio = pytest.importorskip("rasterio")
+    reference = np.zeros((12, 10), np.uint8)
+    reference[2:8, 2:8] = 1
+    prediction = reference.copy()
+    prediction[:3] = 255
+    reference[:, :3] = 254
+    for name, array, nodata in (("pred", prediction, 255), ("true", reference, 254)):
+        (tmp_path / name).mkdir()
+        profile = {
+            "driver": "GTiff",
+            "width": 10,
+            "height": 12,
+            "count": 1,
+            "dtype": "uint8",
+            "nodata": nodata,
+        }
+        with rasterio.open(
+            tmp_path / name / "a.tif",
+            "w",
+            crs="EPSG:32633",
+            transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
+            **profile,
+        ) as file:
+            file.write(array, 1)
+    classes = Classes(["background", "field"])
+    (pair,), _, _ = pair_files(tmp_path / "pred", tmp_path / "true")
+    drawn, true, _ = read_pair(pair, classes, None)
+    assert np.array_equal(true == 255, (prediction == 255) | (reference == 254))
+    counted = counts(drawn, true, 2)
+    assert counted[1].tolist() == [5 * 5, 0, 0]
+    assert counted.sum() == 9 * 7  # background and field, right everywhere
+    # Where 255 is a class, nodata does not take it away.
+    (pair,), _, _ = pair_files(tmp_path / "pred", tmp_path / "true")
+    drawn, true, _ = read_pair(pair, Classes({"background": 0, "field": 1, "water": 255}), None)
+    assert (drawn == 2).sum() == 30
+
+
+def test_references_in_colours(tmp_path: Path) -> None:
+    classes = Classes({"rest": "#000000", "field": "#d2b48c"})
+    index = np.zeros((6, 7), np.uint8)
+    index[1:4, 2:6] = 1
+    (tmp_path / "pred").mkdir()
+    (tmp_path / "true").mkdir()
+    PIL.Image.fromarray(index).save(tmp_path / "pred" / "a.png")
+    colours = np.array([[0, 0, 0], [0xD2, 0xB4, 0x8C]], np.uint8)
+    PIL.Image.fromarray(colours[index]).save(tmp_path / "true" / "a.png")
+    (pair,), _, _ = pair_files(tmp_path / "pred", tmp_path / "true")
+    drawn, true, _ = read_pair(pair, classes, None)
+    assert np.array_equal(drawn, index)
+    assert np.array_equal(true, index)

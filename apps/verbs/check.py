@@ -22,11 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         metavar="NAMES",
-        help="background,liver,tumor (values 0, 1, 2) or liver=1,tumor=4 (default: what the dataset says of itself, "
+        help="background,liver,tumor (values 0, 1, 2), liver=1,tumor=4 or field=#d2b48c,forest=#228b22 where masks are "
+        "coloured (default: what the dataset says of itself, "
         "else values foreign to the other masks are reported)",
     )
     parser.add_argument(
-        "--ignore-value", type=int, metavar="N", help="value of masks that marks positions not to be used"
+        "--ignore-value",
+        type=value_or_colour,
+        metavar="N",
+        help="value (or #rrggbb) of masks that marks positions not to be used",
     )
     parser.add_argument(
         "--group-pattern", metavar="REGEX", help="finds the group (patient, site) in the names of the cases"
@@ -38,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
     parser.add_argument("--strict", action="store_true", help="warnings count as errors in the exit code")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes and no summary")
+
+
+def value_or_colour(text: str) -> int | str:
+    """A number, or a colour as it is."""
+    return text if text.startswith("#") else int(text)
 
 
 def run(args: argparse.Namespace) -> int:

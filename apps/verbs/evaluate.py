@@ -129,6 +129,8 @@ def gaps(evaluation: Evaluation) -> list[str]:
 def parse_classes(text: str) -> Classes:
     """``background,liver`` (values 0, 1) or ``liver=1,tumor=4`` (0 is the background unless it is named).
 
+    Or ``field=#d2b48c,forest=#228b22``, where masks are coloured.
+
     Raises:
         DataError: a value is no whole number, or a name or value stands twice.
     """
@@ -138,6 +140,11 @@ def parse_classes(text: str) -> Classes:
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
     if not any("=" in entry for entry in entries):
         return Classes(entries)
+    if all("=#" in entry for entry in entries):
+        return Classes(
+            [{"name": n.strip(), "colour": f"#{c}"} for n, _, c in (e.rpartition("=#") for e in entries)],
+            by_colour=True,
+        )
     pairs = []
     for entry in entries:
         name, _, value = entry.rpartition("=")

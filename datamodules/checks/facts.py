@@ -12,6 +12,7 @@ import numpy as np
 from datamodules.checks.flips import Evidence, shrink
 from datamodules.geometry import Geometry
 from datamodules.layouts import Case, Layout
+from datamodules.splits import LEFT_OUT
 
 # Elements handled at a time, so that the check of an image costs little more memory than the image.
 _BLOCK = 2**22
@@ -84,11 +85,12 @@ class Survey:
     splits: Mapping[str, Sequence[str]] | None = None
     splits_file: str = "splits.json"
     grouped: bool = False
-    _split_of: dict[str, str] = field(default_factory=dict)
+    _split_of: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        self._split_of = {}
         for name, keys in (self.splits or {}).items():
-            for key in keys:
+            for key in keys if name != LEFT_OUT else ():
                 self._split_of.setdefault(key, name)
 
     def split_of(self, case: Case) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from datamodules.checks.facts import Facts, MaskFacts, Survey
 from datamodules.checks.findings import Finding, few
+from datamodules.splits import LEFT_OUT
 
 # Below this many cases a value in one file only is no surprise.
 _FEWEST = 5
@@ -146,6 +147,8 @@ def find_absent(survey: Survey) -> Iterator[Finding]:
                 "warning", "absent class", (), f"no mask holds {name} ({value:g}); is the value right?"
             )
     for split, keys in (survey.splits or {}).items():
+        if split == LEFT_OUT:
+            continue
         held: set[float] = set()
         count = 0
         for facts, mask in _masks(survey):

@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.checks.facts import Facts, Survey, image_files
 from datamodules.checks.findings import Finding, few
 from datamodules.geometry import PIXEL, RAS_MM, Geometry
-from datamodules.splits import NAMES
+from datamodules.splits import LEFT_OUT, NAMES
 
 # A name that begins with one person's name, and goes on.
 _PERSON = re.compile(
@@ -23,20 +23,23 @@ _PERSON = re.compile(
 _ROUNDING = 0.1
 
 
-def read_split_lists(path: Path, name: str) -> tuple[dict[str, list[str]] | None, list[Finding]]:
-    """The splits of a file as they stand, and what is wrong with its form."""
+def read_split_lists(path: Path, name: str) -> tuple[list[dict[str, list[str]]], list[Finding]]:
+    """The divisions of a file as they stand (several where it holds folds), and what is wrong with its form."""
     try:
         data = json.loads(path.read_text("utf-8"))
-        lists = {str(split): [str(key) for key in keys] for split, keys in data.items()}
+        divisions = [
+            {str(split): [str(key) for key in keys] for split, keys in part.items()}
+            for part in (data if isinstance(data, list) else [data])
+        ]
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        said = f"is not {{'train': [...], 'val': [...], 'test': [...]}} ({error})"
-        return None, [Finding("error", "splits", (name,), said)]
+        said = f"is not {{'train': [...], 'val': [...], 'test': [...]}}, nor a list of such folds ({error})"
+        return [], [Finding("error", "splits", (name,), said)]
     findings = []
-    foreign = sorted(set(lists) - set(NAMES))
+    foreign = sorted({split for lists in divisions for split in lists} - {*NAMES, LEFT_OUT})
     if foreign:
         said = f"has the splits {few(foreign)}; accepted are {', '.join(NAMES)}"
         findings.append(Finding("error", "splits", (name,), said))
-    return lists, findings
+    return divisions, findings
 
 
 def find_split_keys(survey: Survey) -> Iterator[Finding]:

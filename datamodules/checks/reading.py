@@ -22,11 +22,11 @@ from datamodules.checks.facts import (
 from datamodules.checks.findings import Finding
 from datamodules.checks.flips import evidence
 from datamodules.checks.geometry import disagreement
-from datamodules.classes import Classes
+from datamodules.classes import IGNORE, Classes
 from datamodules.errors import DataError
 from datamodules.guard import MAX_ELEMENTS
-from datamodules.image import Image
-from datamodules.labels import read_labels
+from datamodules.image import Crop, Image
+from datamodules.labels import nodata_counts, read_labels
 from datamodules.layouts import Case
 from datamodules.open import open_image, suffix_of
 
@@ -35,7 +35,7 @@ _SLAB = 2**26
 
 
 def look_at(
-    case: Case, root: Path, classes: Classes | None, ignore_value: int | None
+    case: Case, root: Path, classes: Classes | None, ignore_value: int | str | None
 ) -> tuple[Facts, list[Finding]]:
     """Read a case.
 
@@ -67,12 +67,12 @@ def look_at(
             image = None
             findings.append(_unreadable(error, _culprits(case), root))
         try:
-            mask = _mask(case, image, classes, ignore_value, findings, root)
+            mask, known = _mask(case, image, classes, ignore_value, findings, root)
         except Exception as error:
             mask = None
             findings.append(_unreadable(error, mask_files(case), root))
         if mask is not None:
-            facts.mask = MaskFacts(count_values(mask), digest(mask))
+            facts.mask = MaskFacts(count_values(mask if known is None else mask[known]), digest(mask))
             wrong_place = any(f.kind.endswith(("mismatch", "geometry")) for f in findings)
             if pixels is not None and pixels.shape[1:] == mask.shape and not wrong_place:
                 facts.evidence = evidence(pixels, mask, list(facts.mask.counts))
@@ -88,7 +88,7 @@ def _step(image: Image) -> int:
 def _read(image: Image, step: int) -> tuple[np.ndarray, np.ndarray | None]:
     """``(C, *S)`` and where it holds something (None: everywhere), read to the end, every ``step``-th element kept."""
     if step == 1:
-        pixels, valid = image.read(), None if image.nodata is None else image.valid()
+        pixels, valid = image.read(), image.valid()
     else:
         rows, *others = image.geometry.shape
         height = step * max(1, _SLAB // (step * len(image.channels) * math.prod(others)))
@@ -98,8 +98,8 @@ def _read(image: Image, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         ]
         kept = (slice(None, None, step),) * image.geometry.ndim
         pixels = np.concatenate([image.read(w)[(slice(None), *kept)] for w in windows], axis=1)
-        valid = None if image.nodata is None else np.concatenate([image.valid(w)[kept] for w in windows])
-    return pixels, None if valid is None or valid.all() else valid
+        valid = np.concatenate([image.valid(w)[kept] for w in windows])
+    return pixels, None if valid.all() else valid
 
 
 def _culprits(case: Case) -> tuple[Path, ...]:
@@ -120,26 +120,28 @@ def _mask(
     case: Case,
     image: Image | None,
     classes: Classes | None,
-    ignore_value: int | None,
+    ignore_value: int | str | None,
     findings: list[Finding],
     root: Path,
-) -> np.ndarray | None:
-    """``(*S)`` values of the mask on the image's grid, or None where there is none or it does not fit."""
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """``(*S)`` values of the mask on the image's grid, or None where there is none or it does not fit.
+
+    And ``(*S)`` booleans: where it says anything (None: everywhere).
+    """
     files = mask_files(case)
     if isinstance(case.mask, Path) and suffix_of(case.mask):
         mask = open_image(files[0])
         names = (relative(files[0], root), relative(image_files(case)[0], root))
-        values = _read(mask, _step(mask if image is None else image))[0]
         if case.window is not None and image is not None and mask.geometry.shape != image.geometry.shape:
-            window = tuple(slice(*part) for part in case.window)
-            values = values[(slice(None), *window)]
+            mask = Crop(mask, tuple(slice(*part) for part in case.window))
         elif image is not None:
             findings += [
                 Finding("error", kind, names, message)
                 for kind, message in disagreement(mask.geometry, image.geometry)
             ]
+        values, known = _read(mask, _step(mask if image is None else image))
         if len(values) == 1:
-            return values[0]
+            return values[0], known if nodata_counts(mask, classes) else None
         if classes is None or image is None:
             same = (values == values[:1]).all()
             findings.append(
@@ -155,17 +157,20 @@ def _mask(
                     ),
                 )
             )
-            return values[0] if same else None
+            return (values[0], known) if same else (None, None)
     if not files or image is None or classes is None:
-        return None
+        return None, None
     index = np.asarray(read_labels(case, image, classes, ignore_value))
     table = np.array([c.value for c in classes])
     # Of overlapping classes it counts which are there, not where they overlap.
     if index.ndim > image.geometry.ndim:
         of_class = table.reshape(-1, *[1] * image.geometry.ndim)
-        return np.where(index == 1, of_class, 0).max(axis=0)
-    ignored = 255 if ignore_value is None else ignore_value
-    return np.where(index < len(table), table[np.minimum(index, len(table) - 1)], ignored)
+        return np.where(index == 1, of_class, 0).max(axis=0), (index != IGNORE).any(axis=0)
+    known = index != IGNORE
+    # A value of its own for what is unknown, so that it is taken for no class.
+    ignored = ignore_value if isinstance(ignore_value, int) else int(table.max()) + 1
+    values = np.where(known, table[np.minimum(index, len(table) - 1)], ignored)
+    return values, None if isinstance(ignore_value, int) else known
 
 
 def _unreadable(error: Exception, files: tuple[Path, ...], root: Path) -> Finding:
