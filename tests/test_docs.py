@@ -161,6 +161,7 @@ def signatures() -> dict[str, set[str]]:
 
     from datamodules import SegmentationData
     from datamodules.augmentation import Augmentation
+    from datamodules.division import Division
     from models import EncoderDecoder
     from tasks import SegmentationTask
 
@@ -169,6 +170,7 @@ def signatures() -> dict[str, set[str]]:
 
     return {
         "data.augmentation": names(Augmentation),
+        "data.division": names(Division),
         "data": names(SegmentationData.__init__),
         "model.network": names(EncoderDecoder.__init__),
         "model": names(SegmentationTask.__init__),
@@ -188,10 +190,29 @@ def test_settings_that_are_named_exist(page: Path) -> None:
             assert name in known[prefix], typed
 
 
+@every_page
+def test_settings_of_data_in_snippets_exist(page: Path) -> None:
+    known = signatures()
+    for snippet in fenced(page.read_text("utf-8"), "yaml"):
+        arguments = yaml.safe_load(snippet).get("data", {}).get("init_args", {})
+        assert set(arguments) <= known["data"], snippet
+        for group in ("division", "augmentation"):
+            assert set(arguments.get(group, {})) <= known[f"data.{group}"], snippet
+
+
+def test_every_normalization_sensor_and_index_is_explained() -> None:
+    from datamodules.normalization import NORMALIZATIONS
+    from datamodules.sensors import INDICES, SENSORS
+
+    assert first_column(text_of("docs/recipes.md"), "`data.normalization`") == list(NORMALIZATIONS)
+    assert set(first_column(text_of("docs/data.md"), "`data.sensor`")) == set(SENSORS)
+    assert set(first_column(text_of("docs/data.md"), "Index")) == set(INDICES)
+
+
 def test_every_setting_of_ours_is_explained() -> None:
     explained = set(SPAN.findall(text_of("docs/recipes.md")))
     known = signatures()
-    for prefix in ("data.augmentation", "data", "model.network", "model"):
+    for prefix in ("data.augmentation", "data.division", "data", "model.network", "model"):
         missing = {f"{prefix}.{name}" for name in known[prefix]} - explained
         assert not missing, sorted(missing)
 
