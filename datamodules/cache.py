@@ -26,6 +26,8 @@ from datamodules.streamed import StreamedImage, network_view
 _FORMAT = 2
 # Positions kept per class: enough to sample patches around, small for any volume.
 _POSITIONS = 4096
+# Elements of a mask that are looked at together.
+_PART = 2**24
 # Cases whose memory maps stay open: two files each.
 _OPENED = 128
 
@@ -159,9 +161,21 @@ def class_positions(mask: np.ndarray, classes: Classes) -> dict[int, np.ndarray]
     """Up to some thousand positions of each class that is there, spread evenly: class -> ``(n, ndim)`` int32."""
     found = {}
     for index in range(len(classes)):
-        where = mask == index if classes.exclusive else mask[index] == 1
-        flat = np.flatnonzero(where)
+        layer, value = (mask, index) if classes.exclusive else (mask[index], 1)
+        flat = _some(layer.reshape(-1), value)
         if flat.size:
-            flat = flat[:: -(-flat.size // _POSITIONS)]
-            found[index] = np.stack(np.unravel_index(flat, where.shape), axis=1).astype(np.int32)
+            found[index] = np.stack(np.unravel_index(flat, layer.shape), axis=1).astype(np.int32)
     return found
+
+
+def _some(layer: np.ndarray, value: int) -> np.ndarray:
+    """Every so many-th position of ``value``; a part at a time, since a list of all would be eight masks large."""
+    starts = range(0, layer.size, _PART)
+    total = sum(np.count_nonzero(layer[start : start + _PART] == value) for start in starts)
+    step = max(1, -(-total // _POSITIONS))
+    chosen, seen = [], 0
+    for start in starts:
+        found = np.flatnonzero(layer[start : start + _PART] == value)
+        chosen.append(found[-seen % step :: step] + start)
+        seen += len(found)
+    return np.concatenate(chosen) if chosen else np.empty(0, dtype=np.int64)

@@ -65,7 +65,8 @@ def read_labels(
                 labels[index] = IGNORE
     valid = image.valid()
     if not valid.all():
-        labels[..., ~valid] = IGNORE
+        # Not labels[..., ~valid]: numpy would list the positions, which takes sixteen times the mask's memory.
+        np.copyto(labels, IGNORE, where=~valid)
     return labels
 
 
@@ -83,10 +84,8 @@ def _annotated(case: Case, classes: Classes) -> list[bool]:
 
 
 def _refuse_unannotated(case: Case, labels: np.ndarray, classes: Classes, annotated: Sequence[bool]) -> None:
-    counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
-    wrong = [
-        f"{c.name} ({counts[i]} positions)" for i, c in enumerate(classes) if counts[i] and not annotated[i]
-    ]
+    counts = {i: int(np.count_nonzero(labels == i)) for i, known in enumerate(annotated) if not known}
+    wrong = [f"{classes.names[i]} ({count} positions)" for i, count in counts.items() if count]
     if wrong:
         raise DataError(
             f"case {case.key}: its mask holds {', '.join(wrong)}, which by its list of annotated classes was not looked "
@@ -146,14 +145,14 @@ class _Reader:
             table = Classes({"none of them": 0} | {c.name: c.value for c in self.classes})
             index = table.to_index(values[0], file, self.ignore_value)
             labels = np.stack([index == i for i in range(1, count + 1)]).astype(np.uint8)
-            labels[:, index == IGNORE] = IGNORE
+            np.copyto(labels, IGNORE, where=index == IGNORE)
         else:
             raise DataError(
                 f"{file}: has {values.shape[0]} channel(s) for {count} classes that may overlap "
                 f"({', '.join(self.classes.names)}); give a channel per class in this order, a file per class, or one "
                 "channel of values with no class of value 0"
             )
-        labels[:, ~known] = IGNORE
+        np.copyto(labels, IGNORE, where=~known)
         return labels
 
     def per_class(self, files: Mapping[str, Path], annotated: Sequence[bool]) -> np.ndarray:
@@ -185,7 +184,7 @@ class _Reader:
             pair = _overlapping_pair(layers, self.classes)
             raise DataError(
                 f"case {self.case.key}: {twice} positions belong to several classes ({pair}), which exclude each other; "
-                f"mend {', '.join(path.name for path in files.values())}, or declare the classes as overlapping"
+                f"mend {', '.join(path.name for path in files.values())}, or set data.overlapping: true"
             )
         labels = np.full(self.image.geometry.shape, IGNORE if 0 in layers else 0, dtype=np.uint8)
         for layer in layers.values():
@@ -230,12 +229,12 @@ class _Reader:
         if "ignore" not in values:  # drawn around what nobody looked at
             values["ignore"] = IGNORE
         index = rasterize(file, self._grid, values, attribute=ATTRIBUTE)
-        return np.asarray(index).astype(np.uint8)
+        return np.asarray(index).astype(np.uint8, copy=False)
 
     def _binary_polygons(self, file: Path) -> np.ndarray:
         from datamodules.vector import rasterize
 
-        return np.asarray(rasterize(file, self._grid)).astype(np.uint8)
+        return np.asarray(rasterize(file, self._grid)).astype(np.uint8, copy=False)
 
     @property
     def _grid(self) -> Geometry:
@@ -262,7 +261,7 @@ class _Reader:
         else:
             raise DataError(
                 f"{file} ({_place(mask.geometry)}) does not lie on the grid of {whole.path} "
-                f"({_place(whole.geometry)}); resample the mask onto its image, or ask for it (reproject)"
+                f"({_place(whole.geometry)}); resample the mask onto its image, or set data.reproject_masks: true"
             )
         return np.where(known, values, np.asarray(fill, values.dtype)), known
 

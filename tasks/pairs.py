@@ -101,7 +101,7 @@ def read_pair(
         )
     prediction, there = _indices(drawn, classes, ignore_value)
     reference, known = _indices(true, classes, ignore_value)
-    reference[..., ~(there & known)] = IGNORE
+    np.copyto(reference, IGNORE, where=~(there & known))
     holes = int(((prediction == IGNORE) & (reference != IGNORE)).sum())
     if holes:
         raise DataError(
