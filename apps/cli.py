@@ -16,9 +16,9 @@ from pathlib import Path
 # Verb -> module in apps.verbs, in the order people meet them.
 VERBS = {
     "demo": "demo",
-    "recipes": "recipes",
-    "plan": "plan",
     "check": "check",
+    "plan": "plan",
+    "recipes": "recipes",
     "fit": "training",
     "validate": "training",
     "test": "training",
@@ -71,7 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="delineate",
         description="Train, evaluate and run attention-augmented segmentation on MRI, X-ray and satellite imagery.",
-        epilog="delineate VERB --help explains a verb. Start with: delineate demo",
+        epilog="delineate VERB --help explains a verb. Start with delineate demo; with images of your own: check, plan, "
+        "fit, predict, evaluate. Research use only, not for diagnosis.",
     )
     parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")

@@ -101,7 +101,11 @@ def train_or_measure(verb: str, arguments: Sequence[str], quiet: bool) -> int:
         seed_everything_default=0,
         save_config_callback=None,
         auto_configure_optimizers=False,
-        parser_kwargs={"prog": f"delineate {verb}"},
+        parser_kwargs={
+            "prog": f"delineate {verb}",
+            "description": "-c takes a file or the name of a recipe and may be repeated. Every setting can be given here; "
+            "docs/recipes.md explains those that matter, most of those below are Lightning's.",
+        },
         trainer_defaults={
             "callbacks": [ModelFileWriter(), LastCheckpoint()],
             "enable_model_summary": False,

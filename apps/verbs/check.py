@@ -18,7 +18,9 @@ _MOST_FILES = 12
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("dataset", help="the dataset's folder")
+    parser.add_argument(
+        "dataset", help="the dataset's folder, such as one with images/ and masks/, or a list (.csv, .json)"
+    )
     parser.add_argument(
         "--classes",
         metavar="NAMES",
@@ -33,12 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="value (or #rrggbb) of masks that marks positions not to be used",
     )
     parser.add_argument(
-        "--group-pattern", metavar="REGEX", help="finds the group (patient, site) in the names of the cases"
+        "--group-pattern",
+        metavar="REGEX",
+        help="finds the group (patient, site) in the names of the cases, as in '^(patient[0-9]+)'; cases of one group "
+        "belong in one split",
     )
     parser.add_argument(
-        "--channels", metavar="NAMES", help="T1,T2,FLAIR: where each channel is a file of its own named by it"
+        "--channels",
+        metavar="NAMES",
+        help="T1,T2,FLAIR: names of the channels, where each is a file of its own (case_T1.nii.gz)",
     )
-    parser.add_argument("--splits", metavar="FILE", help="the splits (default: splits.json of the dataset)")
+    parser.add_argument(
+        "--splits", metavar="FILE", help="file with the splits (default: splits.json of the dataset)"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write everything as JSON")
     parser.add_argument("--strict", action="store_true", help="warnings count as errors in the exit code")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar, no notes and no summary")

@@ -16,9 +16,16 @@ HELP = "measure predictions against references, with a report"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("pred", help="folder of predicted masks, or one file")
-    parser.add_argument("ref", help="folder of reference masks with the same stems, or one file")
-    parser.add_argument("-o", "--output", help="folder for the report, and the numbers as CSV and JSON")
+    parser.add_argument("pred", metavar="PREDICTIONS", help="folder of predicted masks, or one file")
+    parser.add_argument(
+        "ref", metavar="REFERENCES", help="folder of the true masks, with the same stems, or one file"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="folder for the report, and the numbers as CSV and JSON (default: the table on the screen is all)",
+    )
     parser.add_argument(
         "--classes",
         metavar="NAMES",
@@ -35,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=float,
         metavar="N",
-        help="borders up to this far apart count as the same in NSD, in mm, m or px (default: the largest spacing)",
+        help="borders up to this far apart count as the same in NSD (surface Dice), in mm, m or px (default: "
+        "the largest spacing of each case)",
     )
     parser.add_argument(
         "--groups",
@@ -46,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by",
         metavar="NAMES",
-        help="columns of that table to group by: site,sex (default: every usable one)",
+        help="columns of that table to group by: site,sex (default: every column with 2 to 20 different values)",
     )
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="no table and no progress bar, only what went wrong"

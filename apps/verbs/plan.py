@@ -9,7 +9,7 @@ HELP = "look at a dataset and write a recipe in which every value has its reason
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("dataset", help="the dataset's folder: images with masks")
+    parser.add_argument("dataset", help="the dataset's folder, such as one with images/ and masks/")
     parser.add_argument("-o", "--output", required=True, help="the recipe to write, e.g. recipe.yaml")
     parser.add_argument("--force", action="store_true", help="overwrite the recipe where it exists")
     parser.add_argument(
@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="background,liver,tumor (values 0, 1, 2) or liver=1,tumor=4 (default: what the dataset says, else every "
         "value in the masks)",
     )
-    parser.add_argument("--domain", choices=("mri", "xray", "satellite", "folder"), help="instead of a guess")
+    parser.add_argument(
+        "--domain",
+        choices=("mri", "xray", "satellite", "folder"),
+        help="what the images are, instead of a guess",
+    )
     parser.add_argument(
         "--set",
         metavar="NAME=VALUE",
@@ -31,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory",
         type=float,
         metavar="GIB",
-        help="memory a training step may take (default: this machine's)",
+        help="memory that a training step may take (default: most of the GPU's, or half of the RAM)",
     )
     parser.add_argument(
         "--budget",
         type=float,
         metavar="MINUTES",
-        help="time training may take, roughly (default on a CPU: 30)",
+        help="time that training may take, roughly (default: 30 on a CPU, no limit on a GPU)",
     )
     parser.add_argument("--fingerprint", metavar="FILE", help="also write what was found, as JSON")
     parser.add_argument(

@@ -10,9 +10,11 @@ HELP = "draw masks for images, folders and globs with a trained model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("-m", "--model", required=True, help="model.safetensors written by delineate fit")
-    parser.add_argument("-i", "--input", required=True, nargs="+", help="files, folders or globs")
+    parser.add_argument("-i", "--input", required=True, nargs="+", help="files, folders, or globs in quotes")
     parser.add_argument("-o", "--output", required=True, help="folder for the masks and status.csv")
-    parser.add_argument("--overlap", type=float, help="share by which windows overlap, 0 to below 1")
+    parser.add_argument(
+        "--overlap", type=float, help="share by which windows overlap, 0 to below 1 (default: the model's)"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument(
         "--allow-gaps",

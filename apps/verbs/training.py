@@ -15,8 +15,8 @@ from apps.verbs.recipes import path_of
 
 HELP = {
     "fit": "train from a recipe: delineate fit -c RECIPE --data.root FOLDER",
-    "validate": "measure a model on the val split",
-    "test": "measure a model on the test split",
+    "validate": "measure a trained model on the validation cases",
+    "test": "measure a trained model on the test cases",
 }
 _CONFIG_FLAGS = ("-c", "--config")
 _QUIET_FLAGS = ("-q", "--quiet")

@@ -136,7 +136,8 @@ class Reading:
                 self.problem(images[name], f"{name} is no channel; declared are {', '.join(names)}")
             for name in lacking:
                 self.problem(
-                    draft.first, f"case {draft.key} lacks the channel {name}; add it or allow it to miss"
+                    draft.first,
+                    f"case {draft.key} lacks the channel {name}; add it, or list it in data.may_miss",
                 )
             if foreign or lacking:
                 return None
