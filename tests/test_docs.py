@@ -109,6 +109,34 @@ def test_the_readme_names_every_verb_and_every_recipe() -> None:
     assert len(readme.splitlines()) < 150
 
 
+def test_every_recipe_has_a_card() -> None:
+    """But for the one without data of its own. A card says how to run it, on what, with which licence and limits."""
+    cards = {card.stem: card.read_text("utf-8") for card in (ROOT / "docs/cards").glob("*.md")}
+    assert set(cards) == RECIPES - {"folder_2d"}
+    for name, text in cards.items():
+        command = (
+            "delineate demo" if name == "mri_tissue_demo" else f"delineate fit -c {name} --data.root FOLDER"
+        )
+        assert command in fenced(text, "sh")[0]
+        headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+        assert headings == ["Data", "Worth knowing", "Limits"], name
+        assert "**Reached here:**" in text
+        assert re.search("licence|CC BY", text, re.IGNORECASE), name
+        assert f"docs/cards/{name}.md" in text_of("README.md")
+
+
+def test_every_decision_is_named_where_the_whole_is_told() -> None:
+    whole = text_of("docs/all-on-one-page.md")
+    for page in sorted((ROOT / "docs/decisions").glob("*.md")):
+        assert f"(decisions/{page.name})" in whole
+        assert re.findall(r"^## (.*)$", page.read_text("utf-8"), re.MULTILINE) == [
+            "What",
+            "Why",
+            "What else was weighed",
+            "The price",
+        ]
+
+
 @pytest.mark.parametrize(
     ("page", "verb"), [("predict", "predict"), ("metrics", "evaluate"), ("check", "check"), ("plan", "plan")]
 )
