@@ -151,7 +151,11 @@ def _sample(
     classes: Classes,
     present: np.ndarray,
 ) -> Sample:
-    annotated = [case.annotated is None or name in case.annotated for name in classes.names]
+    # The background always was looked for: it is what all the others are not.
+    annotated = [
+        case.annotated is None or name in case.annotated or index not in classes.foreground
+        for index, name in enumerate(classes.names)
+    ]
     return Sample(
         image, mask, geometry, case.key, case.group, torch.tensor(annotated), torch.from_numpy(present.copy())
     )

@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
             on_progress=on_progress,
         )
     for row in summary.failed:
-        console.print(f"failed: {row.path}: {row.error}", style="red", markup=False, highlight=False)
+        console.print(
+            f"failed: {row.path}: {row.error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
     count = len(summary.rows) - len(summary.failed)
     print(
         f"{count} of {len(summary.rows)} predicted into {summary.output}; see {summary.output / STATUS_FILE}"
