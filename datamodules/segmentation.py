@@ -54,7 +54,7 @@ class SegmentationData(lightning.LightningDataModule):
         division: into train, val and test: a splits file, folds, blocks of ground; see
             :class:`~datamodules.division.Division`.
         group_pattern: regular expression on the case's name; cases of one group stay in one split.
-        ignore_value: value (or colour) of mask files that is neither loss nor metric.
+        ignore_value: value (or colour) of mask files that is neither loss nor metric; empty: the dataset's own.
         reproject_masks: bring masks that lie on another grid onto the image's, instead of refusing them.
         batch_size: patches per step.
         patches_per_epoch: how many patches are one epoch; as many as training cases when not given.
@@ -68,7 +68,7 @@ class SegmentationData(lightning.LightningDataModule):
     def __init__(
         self,
         root: str,
-        classes: list[str] | dict[str, Any] | None = None,
+        classes: list[str] | dict[str, int | str | dict[str, int | str]] | None = None,
         overlapping: bool = False,
         background: bool = True,
         channels: list[str] | None = None,
@@ -86,7 +86,8 @@ class SegmentationData(lightning.LightningDataModule):
         channel_dropout: float = 0.0,
         division: Division | None = None,
         group_pattern: str | None = None,
-        ignore_value: int | str | None = None,
+        # Not None: where None is allowed, YAML's parser takes a colour for a comment, and so for None.
+        ignore_value: int | str = "",
         reproject_masks: bool = False,
         batch_size: int = 4,
         patches_per_epoch: int | None = None,
@@ -125,7 +126,14 @@ class SegmentationData(lightning.LightningDataModule):
         self.all_cases = self.division.cases(self.layout)
         self._refuse_partial_labels()
         self.reproject_masks = reproject_masks
-        self.ignore_value = self.layout.ignore_value if ignore_value is None else ignore_value
+        if ignore_value is None:
+            raise DataError(
+                "data.ignore_value is empty; give a number, or a colour: in a file in quotes, on the command line in two "
+                "pairs of them ('\"#0000ff\"')"
+            )
+        if isinstance(ignore_value, str):
+            ignore_value = ignore_value.strip("'\"")
+        self.ignore_value = self.layout.ignore_value if ignore_value == "" else ignore_value
         self.batch_size = batch_size
         self.patches_per_epoch = patches_per_epoch
         self.foreground = foreground

@@ -228,6 +228,28 @@ def test_settings_of_data_in_snippets_exist(page: Path) -> None:
             assert set(arguments.get(group, {})) <= known[f"data.{group}"], snippet
 
 
+def test_classes_that_are_shown_arrive_as_they_are_written(tmp_path: Path) -> None:
+    """YAML is read twice on the way: a colour must not become a comment."""
+    from jsonargparse import ArgumentParser
+
+    from datamodules import SegmentationData
+
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(SegmentationData, "data")
+    shown = [
+        yaml.safe_load(text) for text in fenced(text_of("docs/data.md"), "yaml") if text.startswith("classes")
+    ]
+    assert len(shown) == 4
+    for example in shown:
+        wanted = {"root": "x", "ignore_value": "#123456", **example}
+        file = tmp_path / "a.yaml"
+        file.write_text(yaml.safe_dump({"data": {"class_path": "datamodules.Folder", "init_args": wanted}}))
+        got = parser.parse_args(["--config", str(file)]).data.init_args
+        assert got.classes == example["classes"]
+        assert got.ignore_value == "#123456"
+
+
 def test_every_normalization_sensor_and_index_is_explained() -> None:
     from datamodules.normalization import NORMALIZATIONS
     from datamodules.sensors import INDICES, SENSORS

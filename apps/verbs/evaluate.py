@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         metavar="NAMES",
-        help="background,liver,tumor (values 0, 1, 2) or liver=1,tumor=4 (default: predictions.json beside "
-        "the predictions, else every value in the references)",
+        help="background,liver,tumor (values 0, 1, 2), liver=1,tumor=4, or field=#d2b48c,forest=#228b22 where references "
+        "are coloured (default: predictions.json beside the predictions, else every value in the references)",
     )
     parser.add_argument(
         "--images", metavar="DIR", help="folder of the images, for the pictures in the report"

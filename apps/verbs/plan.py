@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         metavar="NAMES",
-        help="background,liver,tumor (values 0, 1, 2) or liver=1,tumor=4 (default: what the dataset says, else every "
-        "value in the masks)",
+        help="background,liver,tumor (values 0, 1, 2), liver=1,tumor=4, or field=#d2b48c,forest=#228b22 where masks are "
+        "coloured (default: what the dataset says, else every value in the masks)",
     )
     parser.add_argument(
         "--domain",
