@@ -26,6 +26,7 @@ def check(
     group_pattern: str | None = None,
     splits: str | Path | None = None,
     channels: Sequence[str] | None = None,
+    may_miss: Sequence[str] = (),
     on_case: Callable[[int, int, str], None] | None = None,
 ) -> Report:
     """Read every file of a dataset once, to its end, and say what is wrong. One case is in memory at a time.
@@ -39,6 +40,7 @@ def check(
         splits: file with the splits, or a list of folds, each of which is looked at; ``splits.json`` in ``root``,
             or the layout's own, where not given.
         channels: names of the channels, where each is a file of its own named by it.
+        may_miss: names of channels that a case may lack.
         on_case: called with the number of cases done, of all cases, and the name of the last one.
 
     Returns:
@@ -48,7 +50,7 @@ def check(
         DataError: the folder is no dataset of a known layout, or an argument cannot be used.
     """
     table = classes if classes is None or isinstance(classes, Classes) else Classes(classes)
-    layout = read_layout(root, group_pattern, channels, strict=False, classes=table)
+    layout = read_layout(root, group_pattern, channels, may_miss, strict=False, classes=table)
     if table is None and layout.classes:
         table = Classes(layout.classes)
     ignore_value = layout.ignore_value if ignore_value is None else ignore_value
@@ -69,6 +71,7 @@ def check(
         divisions[0] if divisions else None,
         splits_file,
         group_pattern is not None,
+        bool(may_miss),
     )
     findings += _all(survey, divisions)
     return Report(layout.root, _summary(survey), ordered(findings))

@@ -74,7 +74,7 @@ def write_report(evaluation: Evaluation, path: Path, predictions: Path, images: 
         groups=groups,
         disparities=disparities,
         all_classes=ALL_CLASSES,
-        tolerances=sorted({f"{case.tolerance:g} {case.distance_unit}" for case in evaluation.cases}),
+        tolerances=sorted({f"{case.tolerance:.3g} {case.distance_unit}" for case in evaluation.cases}),
         sections=[
             (title, [(i, *_views(evaluation, i, finder.get(evaluation.pairs[i].case))) for i in cases])
             for title, cases in shown

@@ -263,6 +263,19 @@ def test_a_constant_channel(pictures: Path) -> None:
     assert named(check(pictures), "constant channel") == {"images/picture_05.png"}
 
 
+def test_channels_that_may_miss(tmp_path: Path) -> None:
+    root = make_mri_dataset(tmp_path / "mri")
+    for image in sorted((root / "images").glob("*.nii.gz")):
+        stem = image.name.removesuffix(".nii.gz")
+        if stem != "case_03":
+            shutil.copy(image, image.with_name(f"{stem}_FLAIR.nii.gz"))
+        image.rename(image.with_name(f"{stem}_T1.nii.gz"))
+    lacking = check(root, list(CLASSES), channels=["T1", "FLAIR"])
+    assert any("case_03" in file for f in lacking.errors for file in f.files)
+    allowed = check(root, list(CLASSES), channels=["T1", "FLAIR"], may_miss=["FLAIR"])
+    assert allowed.errors == []
+
+
 def test_swapped_channels(tmp_path: Path) -> None:
     root = lopsided_pictures(tmp_path)
     assert worse_than_notes(check(root)) == []

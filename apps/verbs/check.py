@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="T1,T2,FLAIR: names of the channels, where each is a file of its own (case_T1.nii.gz)",
     )
+    parser.add_argument("--may-miss", metavar="NAMES", help="T2,FLAIR: channels that a case may lack")
     parser.add_argument(
         "--splits", metavar="FILE", help="file with the splits (default: splits.json of the dataset)"
     )
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             group_pattern=args.group_pattern,
             splits=args.splits,
             channels=None if args.channels is None else [name.strip() for name in args.channels.split(",")],
+            may_miss=[name.strip() for name in (args.may_miss or "").split(",") if name.strip()],
             on_case=lambda n, total, key: bar.update(done, completed=n, total=total, description=escape(key)),
         )
     if args.json is not None:

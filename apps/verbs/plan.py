@@ -73,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
             raise DataError(f"{name} {number:g}: must be above 0")
     overrides = parse_overrides(args.settings)
     classes = None if args.classes is None else parse_classes(args.classes)
+    if classes is not None and classes.by_colour:
+        # A fingerprint holds values; the recipe must say the colours that the masks hold.
+        overrides.setdefault("data.classes", {one.name: one.colour for one in classes})
     messages = Console(stderr=True)
     with Progress(console=messages, transient=True, disable=args.quiet or not messages.is_terminal) as bar:
         done = bar.add_task("read", total=None)

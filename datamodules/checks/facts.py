@@ -76,6 +76,8 @@ class Survey:
         ignore_value: value of masks that marks positions not to be used.
         splits: split -> keys, where they are stated.
         splits_file: the file that states them, relative to the dataset.
+        grouped: whether the user said how groups are told.
+        lacking: whether cases may lack channels.
     """
 
     layout: Layout
@@ -85,6 +87,7 @@ class Survey:
     splits: Mapping[str, Sequence[str]] | None = None
     splits_file: str = "splits.json"
     grouped: bool = False
+    lacking: bool = False
     _split_of: dict[str, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
