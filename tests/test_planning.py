@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 import yaml
@@ -263,7 +264,6 @@ def test_every_line_but_the_plainest_has_a_reason() -> None:
 
 
 def gray(root: Path) -> Path:
-    import PIL.Image
 
     make_picture_dataset(root, shape=(40, 48))
     for file in (root / "images").iterdir():
@@ -279,8 +279,6 @@ def bands(root: Path) -> Path:
     rng = np.random.default_rng(0)
     for folder in ("images", "masks"):
         for file in sorted((root / folder).iterdir()):
-            import PIL.Image
-
             array = np.asarray(PIL.Image.open(file))
             if folder == "images":
                 clean = array.mean(axis=2) * 20
@@ -383,5 +381,22 @@ def test_hippocampus_from_its_files(shared_data: Path, tmp_path: Path) -> None:
 def test_plans_of_real_data_train(name: str, shared_data: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     assert main(["plan", str(shared_data / name), "-o", str(recipe), "-q", "--memory", "4"]) == 0
+    again = ["--data.cache_dir", str(tmp_path / "cache"), "--trainer.fast_dev_run", "true"]
+    assert main(["fit", "-q", "-c", str(recipe), *again]) == 0
+
+
+def test_a_recipe_for_coloured_masks_says_the_colours(tmp_path: Path) -> None:
+    root, recipe = tmp_path / "data", tmp_path / "recipe.yaml"
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for i in range(4):
+        mask = np.full((32, 32, 3), (0xD2, 0xB4, 0x8C), np.uint8)
+        mask[4 : 12 + i, 8:20] = (0x22, 0x8B, 0x22)
+        PIL.Image.fromarray(mask).save(root / f"masks/{i}.png")
+        PIL.Image.fromarray(mask // 2).save(root / f"images/{i}.png")
+    stated = ["--classes", "field=#d2b48c,forest=#228b22", "--set", "model.network.encoder.widths=[4,8]"]
+    assert main(["plan", str(root), "-o", str(recipe), "-q", *stated]) == 0
+    written = yaml.safe_load(recipe.read_text())["data"]["init_args"]
+    assert written["classes"] == {"field": "#d2b48c", "forest": "#228b22"}
     again = ["--data.cache_dir", str(tmp_path / "cache"), "--trainer.fast_dev_run", "true"]
     assert main(["fit", "-q", "-c", str(recipe), *again]) == 0
