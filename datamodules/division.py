@@ -47,6 +47,12 @@ class Division:
             )
         if self.fold is not None and not 0 <= self.fold < self.folds:
             raise DataError(f"data.division.fold is {self.fold}; the folds are 0 to {self.folds - 1}")
+        if self.scene_block is not None and self.splits:
+            raise DataError(
+                "data.division.splits names whole cases, and data.division.scene_block cuts them; leave one of them out"
+            )
+        if self.buffer and self.ground_block is None:
+            raise DataError("data.division.buffer wants data.division.ground_block: squares that it keeps apart")
 
     def cases(self, layout: Layout) -> tuple[Case, ...]:
         """The layout's cases, scenes cut into blocks where that is asked for."""
@@ -75,7 +81,7 @@ class Division:
         if self.splits and not named.is_file():
             raise DataError(f"data.division.splits: {named} is not a file")
         if named.is_file() and self.scene_block is None:
-            return read_splits(layout, named, self.fold if self.splits else None)
+            return read_splits(layout, named, self.fold)
         stated = stated_splits(layout, self.fractions[0], seed) if self.scene_block is None else None
         if stated is not None:
             return stated

@@ -38,8 +38,8 @@ def read_splits(layout: Layout, path: Path, fold: int | None = None) -> Splits:
     if isinstance(data, list) and data and all(isinstance(part, dict) for part in data):
         if fold is None or not 0 <= fold < len(data):
             raise DataError(
-                f"{path}: holds {len(data)} folds, and fold {fold} was asked for; name this file in data.division.splits "
-                f"and give data.division.fold, 0 to {len(data) - 1}"
+                f"{path}: holds {len(data)} folds, and fold {fold} was asked for; "
+                f"give data.division.fold, 0 to {len(data) - 1}"
             )
         return _checked(data[fold], layout, path)
     if fold is not None and isinstance(data, dict):
