@@ -52,7 +52,9 @@ class Division:
                 "data.division.splits names whole cases, and data.division.scene_block cuts them; leave one of them out"
             )
         if self.buffer and self.ground_block is None:
-            raise DataError("data.division.buffer wants data.division.ground_block: squares that it keeps apart")
+            raise DataError(
+                "data.division.buffer wants data.division.ground_block: squares that it keeps apart"
+            )
 
     def cases(self, layout: Layout) -> tuple[Case, ...]:
         """The layout's cases, scenes cut into blocks where that is asked for."""
