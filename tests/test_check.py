@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,6 @@ from datamodules.checks.outliers import mirrored_ratio
 from datamodules.classes import Classes
 from datamodules.errors import DataError
 from tests.synthetic import CLASSES, blob_image, ellipsoid, make_mri_dataset, make_picture_dataset
-
-SHARED = Path(os.environ.get("DELINEATE_SHARED_DATA", "/nonexistent"))
 
 
 def found(report: Report, kind: str) -> list[Finding]:
@@ -478,7 +475,7 @@ def test_a_folder_that_is_no_dataset_is_2(tmp_path: Path, capsys: pytest.Capture
         check(tmp_path)
 
 
-# --- real data, where a folder of it is at hand (DELINEATE_SHARED_DATA) ---
+# --- real data, where it lies beside the repository ---
 
 QUICK = ("medscribble", "spinalcord_sct", "restricted/acdc_scribbles", "clouds_ukis")
 SLOW = (
@@ -494,16 +491,12 @@ SLOW = (
 
 
 @pytest.mark.parametrize("name", [*QUICK, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]])
-def test_real_data_raise_no_false_alarm(name: str) -> None:
-    if not (SHARED / name).is_dir():
-        pytest.skip("the dataset is not here")
-    assert worse_than_notes(check(SHARED / name)) == []
+def test_real_data_raise_no_false_alarm(name: str, shared_data: Path) -> None:
+    assert worse_than_notes(check(shared_data / name)) == []
 
 
-def test_faults_planted_into_real_volumes_are_all_named(tmp_path: Path) -> None:
-    source = SHARED / "hippocampus_msd"
-    if not source.is_dir():
-        pytest.skip("the dataset is not here")
+def test_faults_planted_into_real_volumes_are_all_named(shared_data: Path, tmp_path: Path) -> None:
+    source = shared_data / "hippocampus_msd"
     keys = sorted(f.name.removesuffix(".nii.gz") for f in (source / "images").iterdir())[:24]
     image = {key: tmp_path / "images" / f"{key}.nii.gz" for key in keys}
     mask = {key: tmp_path / "labels" / f"{key}.nii.gz" for key in keys}
