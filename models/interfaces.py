@@ -54,6 +54,19 @@ class FusionFactory(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Slot:
+    """A place inside a network where a block fits.
+
+    Attributes:
+        channels: C of the maps there.
+        put: places a block ``(B, C, *S) -> (B, C, *S)``.
+    """
+
+    channels: int
+    put: Callable[[nn.Module], None]
+
+
 class Encoder(nn.Module, ABC):
     """Turns an image into maps, fine to coarse.
 
@@ -76,6 +89,12 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def append(self, level: int, block: nn.Module) -> None:
         """Put ``block`` behind level ``level``, so that the skip and all coarser levels see its output."""
+
+    def branches(self, level: int) -> list[Slot]:
+        """A slot in each residual block of level ``level``, behind the last norm and before the sum; none where
+        there are no such blocks.
+        """
+        return []
 
 
 class Decoder(nn.Module, ABC):

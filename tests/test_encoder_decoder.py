@@ -284,7 +284,7 @@ class TestRefusals:
             ),
             (
                 {"attention": {"name": "eca", "at": "neck"}},
-                "attention cannot go at 'neck'; choose from encoder, bottleneck, skips, decoder",
+                "attention cannot go at 'neck'; choose from encoder, residual, bottleneck, skips, decoder",
             ),
             (
                 {"attention": {"name": "eca", "levels": [4]}},

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from models.errors import ModelError
-from models.interfaces import Encoder
+from models.interfaces import Encoder, Slot
 from models.layers import per_axis
 
 Axes = int | Sequence[int]
@@ -76,6 +76,15 @@ class StagedEncoder(Encoder):
         stage = self.stages[level]
         assert isinstance(stage, nn.Sequential)
         stage.append(block)
+
+    def branches(self, level: int) -> list[Slot]:
+        """A slot in each of the level's blocks that has a ``branch``."""
+        branches = (getattr(block, "branch", None) for block in self.stages[level].modules())
+        return [
+            Slot(self.out_channels[level], branch.append)
+            for branch in branches
+            if isinstance(branch, nn.Sequential)
+        ]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, *S) -> [(B, widths[i], *ceil(S / strides[i]))]``."""

@@ -1,7 +1,5 @@
-"""Attention blocks: one contract for every block in ATTENTION, and each block against its formulas."""
+"""ECA, SE and PSA against their formulas and against other libraries."""
 
-import copy
-import io
 import math
 
 import numpy as np
@@ -9,183 +7,9 @@ import pytest
 import timm.layers
 import torch
 
-from models.attention import ATTENTION, ECA, PSA, SE, AttentionBlock
+from models.attention import ECA, PSA, SE
 from models.attention.eca import eca_kernel_size
-
-# Options worth running through the whole contract besides the defaults of every block.
-VARIANTS = {
-    "eca": [{"kernel_size": 5}],
-    "psa": [
-        {"layout": "sequential"},
-        {"layout": "parallel", "official": True},
-        {"layout": "sequential", "official": True},
-    ],
-    "se": [{"bias": False, "reduction": 4}],
-}
-CHANNELS = 64
-SIZES = {2: [(9, 13), (1, 1), (16, 1)], 3: [(5, 6, 7), (1, 1, 1), (1, 4, 9)]}
-
-
-def block_id(key, options, ndim):
-    return "-".join([key, *(f"{k}={v}" for k, v in options.items()), f"{ndim}D"])
-
-
-EVERY = [
-    pytest.param(key, options, ndim, id=block_id(key, options, ndim))
-    for key, cls in ATTENTION.items()
-    for options in [{}, *VARIANTS.get(key, [])]
-    for ndim in sorted(cls.ndims)
-]
-every_block = pytest.mark.parametrize(("key", "options", "ndim"), EVERY)
-
-
-def make(key, options, ndim, seed=0):
-    """A block none of whose parameters is zero: zero-initialised scales would switch the attention off."""
-    torch.manual_seed(seed)
-    block = ATTENTION[key](CHANNELS, ndim=ndim, **options)
-    with torch.no_grad():
-        for parameter in block.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.1)
-    return block
-
-
-def maps(ndim, batch=2, size=None, seed=1, channels=CHANNELS):
-    """Maps whose channels differ in mean, as they do inside a network."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, channels, *(size or SIZES[ndim][0]), generator=generator)
-    return x + torch.randn(batch, channels, *(1,) * ndim, generator=generator)
-
-
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-class TestContract:
-    @every_block
-    def test_keeps_shape_and_dtype_at_every_size_in_one_instance(self, key, options, ndim):
-        block = make(key, options, ndim).eval()
-        for size in SIZES[ndim]:
-            x = maps(ndim, size=size)
-            y = block(x)
-            assert y.shape == x.shape
-            assert y.dtype == x.dtype
-            assert y.isfinite().all()
-
-    @every_block
-    def test_changes_what_goes_in(self, key, options, ndim):
-        x = maps(ndim)
-        kept = x.clone()
-        assert not torch.allclose(make(key, options, ndim)(x), x, atol=1e-3)
-        assert torch.equal(x, kept), "the input was modified in place"
-
-    @every_block
-    def test_gradient_reaches_input_and_every_parameter(self, key, options, ndim):
-        block = make(key, options, ndim)
-        x = maps(ndim, batch=4).requires_grad_()
-        (block(x) * maps(ndim, batch=4, seed=2)).sum().backward()
-        for name, tensor in [("input", x), *block.named_parameters()]:
-            assert tensor.grad is not None, name
-            assert tensor.grad.isfinite().all(), name
-            assert tensor.grad.any(), name
-
-    @every_block
-    def test_samples_of_a_batch_do_not_mix_in_eval(self, key, options, ndim):
-        block = make(key, options, ndim).eval()
-        x = maps(ndim, batch=3)
-        alone = torch.cat([block(x[i : i + 1]) for i in range(3)])
-        torch.testing.assert_close(block(x), alone, rtol=1e-5, atol=1e-5)
-
-    @every_block
-    def test_batch_of_one_in_training(self, key, options, ndim):
-        block = make(key, options, ndim).train()
-        y = block(maps(ndim, batch=1))
-        y.sum().backward()
-        assert y.isfinite().all()
-
-    @every_block
-    def test_saved_and_loaded_gives_the_same(self, key, options, ndim):
-        block, other = make(key, options, ndim).eval(), make(key, options, ndim, seed=7).eval()
-        x = maps(ndim)
-        assert not torch.equal(block(x), other(x))
-        file = io.BytesIO()
-        torch.save(block.state_dict(), file)
-        file.seek(0)
-        other.load_state_dict(torch.load(file, weights_only=True))
-        assert torch.equal(block(x), other(x))
-
-    @every_block
-    def test_autocast(self, key, options, ndim):
-        block = make(key, options, ndim)
-        x = maps(ndim)
-        with torch.autocast("cpu", torch.bfloat16):
-            y = block(x)
-        y.float().sum().backward()
-        torch.testing.assert_close(y.float(), block(x), rtol=0.05, atol=0.05)
-        assert all(p.grad.isfinite().all() for p in block.parameters())
-
-    @every_block
-    def test_double_precision(self, key, options, ndim):
-        block = make(key, options, ndim).eval()
-        x = maps(ndim)
-        single = block(x)
-        double = block.double()(x.double())
-        assert double.dtype == torch.float64
-        torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
-
-    @every_block
-    def test_deepcopy_is_equal_and_independent(self, key, options, ndim):
-        block = make(key, options, ndim).eval()
-        x = maps(ndim)
-        before = block(x)
-        twin = copy.deepcopy(block)
-        assert torch.equal(twin(x), before)
-        with torch.no_grad():
-            for parameter in twin.parameters():
-                parameter.add_(1.0)
-        assert torch.equal(block(x), before)
-
-    @every_block
-    def test_onnx(self, key, options, ndim, tmp_path):
-        onnx = pytest.importorskip("onnx")
-        pytest.importorskip("onnxscript")
-        block = make(key, options, ndim).eval()
-        torch.onnx.export(block, (maps(ndim),), str(tmp_path / "block.onnx"))
-        onnx.checker.check_model(str(tmp_path / "block.onnx"))
-
-    @pytest.mark.parametrize("key", ATTENTION)
-    def test_channels_are_enough(self, key):
-        block = ATTENTION[key](CHANNELS)
-        assert block(maps(2)).shape == maps(2).shape
-
-    @pytest.mark.parametrize("key", ATTENTION)
-    def test_is_refused_where_it_does_not_exist(self, key):
-        cls = ATTENTION[key]
-        for ndim in {1, 2, 3, 4} - cls.ndims:
-            with pytest.raises(ValueError, match=rf"{cls.__name__}.*{ndim}D"):
-                cls(CHANNELS, ndim=ndim)
-
-    @pytest.mark.parametrize("key", ATTENTION)
-    def test_class_is_a_documented_block(self, key):
-        cls = ATTENTION[key]
-        assert issubclass(cls, AttentionBlock)
-        assert key == key.lower()
-        assert "arXiv" in cls.__doc__ or "doi" in cls.__doc__, "a block cites its paper"
-        assert "channels:" in cls.__doc__
-
-    @pytest.mark.parametrize("key", ATTENTION)
-    def test_no_channels_are_refused(self, key):
-        with pytest.raises(ValueError, match=ATTENTION[key].__name__):
-            ATTENTION[key](0)
-
-
-def test_block_for_planes_only_says_so_in_3d():
-    class Flat(AttentionBlock):
-        ndims = frozenset({2})
-
-    Flat(4, ndim=2)
-    with pytest.raises(ValueError, match="Flat exists in 2D only; it was asked for 3D"):
-        Flat(4, ndim=3)
+from tests.attention.zoo import EVERY, count, layer_norm, make, maps, sigmoid, softmax
 
 
 class TestParameterCounts:
@@ -245,23 +69,6 @@ class TestParameterCounts:
             assert timm.layers.EcaModule(channels).conv.kernel_size == (kernel,)
             # At or above |(log2 C + 1) / 2| cut to an integer.
             assert kernel - 1 <= int((math.log2(channels) + 1) / 2) <= kernel
-
-
-# The formulas again, in numpy and double precision, with no code shared with the blocks.
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
-
-
-def softmax(a, axis):
-    e = np.exp(a - a.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
-
-
-def layer_norm(a, weight, bias):
-    mean, variance = a.mean(-1, keepdims=True), a.var(-1, keepdims=True)
-    return (a - mean) / np.sqrt(variance + 1e-5) * weight + bias
 
 
 def eca_by_hand(x, p):

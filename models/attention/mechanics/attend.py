@@ -1,0 +1,79 @@
+"""Softmax attention: the one place that calls torch's fused kernel, and what can be read of it on request."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+QUERIES_AT_A_TIME = 1024
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """``softmax(scale * q k^T + bias) v`` without the matrix of all pairs in memory.
+
+    Args:
+        q: ``(..., heads, Nq, d)``.
+        k: ``(..., heads, Nk, d)``.
+        v: ``(..., heads, Nk, e)``; e may differ from d.
+        bias: added to the logits, or a mask that is True where a key may be seen; broadcast to
+            ``(..., heads, Nq, Nk)``.
+        scale: ``d ** -0.5`` when not given.
+
+    Returns:
+        ``(..., heads, Nq, e)``.
+    """
+    d, e = q.shape[-1], v.shape[-1]
+    scale = d**-0.5 if scale is None else scale
+    # The fused kernels want equal widths. Zeros change neither the products nor the sums.
+    if d < e:
+        q, k = F.pad(q, (0, e - d)), F.pad(k, (0, e - d))
+    elif e < d:
+        v = F.pad(v, (0, d - e))
+    if bias is not None and bias.dtype not in (torch.bool, q.dtype):
+        bias = bias.to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)[..., :e]
+
+
+@torch.no_grad()
+def received(q: Tensor, k: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """How much each key is looked at: the mean weight it gets, over heads and queries, times the number of keys.
+
+    1 everywhere means that nothing is preferred. This is what self-attention shows as its map. Weights are
+    made for some queries at a time, so that memory stays linear.
+
+    Args:
+        q: ``(..., heads, Nq, d)``.
+        k: ``(..., heads, Nk, d)``.
+        bias: as in :func:`attend`.
+        scale: as in :func:`attend`.
+
+    Returns:
+        ``(..., Nk)``.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    total = k.new_zeros(*k.shape[:-3], k.shape[-2])
+    for start in range(0, q.shape[-2], QUERIES_AT_A_TIME):
+        chosen = slice(start, start + QUERIES_AT_A_TIME)
+        logits = scale * q[..., chosen, :] @ k.transpose(-1, -2)
+        if bias is not None:
+            part = bias if bias.shape[-2] == 1 else bias[..., chosen, :]
+            logits = logits.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logits + part
+        total = total + logits.softmax(-1).mean(-3).sum(-2)
+    return total * (k.shape[-2] / q.shape[-2])
+
+
+@torch.no_grad()
+def received_linear(q: Tensor, k: Tensor) -> Tensor:
+    """The same for linear attention, whose weights are ``q_i . k_j / sum_j q_i . k_j`` with positive features.
+
+    Args:
+        q: ``(..., heads, N, d)``, not negative.
+        k: ``(..., heads, N, d)``, not negative.
+
+    Returns:
+        ``(..., N)``.
+    """
+    sums = (q @ k.sum(-2).unsqueeze(-1)).clamp_min(1e-12)
+    share = (q / sums).mean(-2).unsqueeze(-1)
+    return (k @ share).squeeze(-1).mean(-2) * k.shape[-2]

@@ -1,0 +1,70 @@
+"""Parameter counts of the blocks at 64 and 256 channels, as their authors' code and their formulas give them."""
+
+import pytest
+
+from models.attention import ATTENTION
+from tests.attention.zoo import count
+
+
+def whole(block):
+    return block
+
+
+# key, options, ndim, part of the block that the count is of, at 64 channels, at 256 channels
+COUNTS = [
+    ("eca", {}, 2, whole, 3, 5),
+    ("eca", {}, 3, whole, 3, 5),
+    ("se", {}, 2, whole, 580, 8464),
+    ("se", {"bias": False}, 3, whole, 512, 8192),
+    ("psa", {"official": True}, 2, whole, 8256, 131_328),
+    ("psa", {"official": True, "layout": "sequential"}, 3, whole, 7064, 111_200),
+    ("psa", {}, 2, whole, 8256 + 128, 131_328 + 512),
+    ("cbam", {}, 2, whole, 680, 8564),
+    ("cbam", {"bias": False}, 2, whole, 612, 8292),
+    ("ela", {"variant": "T"}, 2, whole, 448, 1792),
+    ("ela", {"variant": "B"}, 3, whole, 576, 2304),
+    ("ela", {"variant": "S"}, 2, whole, 2688, 10_752),
+    ("ela", {"variant": "L"}, 2, whole, 3712, 14_848),
+    ("coord", {}, 2, whole, 1688, 6680),
+    ("coord_se", {}, 2, whole, 2065, 32_833),
+    ("lka", {}, 2, whole, 9024, 85_248),
+    ("lka", {}, 3, whole, 34_240, 186_112),
+    ("lka", {"projections": True}, 2, whole, 17_344, 216_832),
+    ("dfc", {}, 2, whole, 5120, 69_632),
+    ("ulsam", {}, 2, whole, 332, 1292),
+    ("ulsam", {"groups": 1}, 3, whole, 323, 1283),
+    ("dual", {"branches": "position"}, 2, whole, 5201, 82_241),
+    ("dual", {"branches": "channel"}, 3, whole, 1, 1),
+    ("dual", {}, 2, whole, 5202, 82_242),
+    ("channel_group", {}, 2, whole, 16_640, 263_168),
+    ("channel_group", {"qkv_bias": True}, 3, whole, 16_640 + 192, 263_168 + 768),
+    ("hilo", {}, 2, whole, 14_400, 229_632),
+    ("hilo", {}, 3, whole, 14_400, 229_632),
+    ("agent", {}, 2, whole, 29_628, 315_120),
+    ("agent", {"window": 56, "agents": 9}, 2, whole, 23_076, 288_912),
+    ("bra", {}, 2, whole, 17_280, 265_728),
+    ("neighborhood", {}, 2, whole, 16_640, 263_168),
+    ("neighborhood", {}, 3, whole, 16_640, 263_168),
+    ("neighborhood", {"relative_bias": True}, 2, whole, 16_978, 264_520),
+    ("halo", {"heads": 8}, 2, whole, 12_720, 198_336),
+    ("focal", {}, 2, whole, 19_011, 272_643),
+    ("focal", {"levels": 3}, 2, whole, 22_212, 285_444),
+    ("maxvit", {}, 2, lambda b: b.block_attention, 16_978, 264_520),
+    ("maxvit", {}, 2, lambda b: b.grid_attention, 16_978, 264_520),
+    ("shsa", {}, 2, whole, 4925, 70_972),
+    ("dla", {}, 2, whole, 19_408, 298_816),
+    ("dla", {"outer_gate": False}, 2, whole, 11_088, 167_232),
+    ("medusa", {}, 2, lambda b: b.head, 1248, 4512),
+    ("strip", {"reduction": 2}, 2, whole, 8896, 136_960),
+    ("gpsa", {"heads": 4}, 2, whole, 16_468, 262_420),
+    ("flow", {}, 2, whole, 16_640, 263_168),
+    ("atconv", {}, 2, whole, 12_634, 197_722),
+]
+
+
+@pytest.mark.parametrize(("key", "options", "ndim", "part", "at_64", "at_256"), COUNTS)
+def test_parameter_count(key, options, ndim, part, at_64, at_256):
+    if key not in ATTENTION:
+        pytest.skip(f"{key} does not exist yet")
+    assert count(part(ATTENTION[key](64, ndim=ndim, **options))) == at_64
+    assert count(part(ATTENTION[key](256, ndim=ndim, **options))) == at_256

@@ -1,0 +1,95 @@
+"""What the tests of all attention blocks share."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.attention import ATTENTION
+
+# Options worth running through the whole contract besides the defaults of every block.
+VARIANTS = {
+    "eca": [{"kernel_size": 5}],
+    "psa": [
+        {"layout": "sequential"},
+        {"layout": "parallel", "official": True},
+        {"layout": "sequential", "official": True},
+    ],
+    "se": [{"bias": False, "reduction": 4}],
+}
+CHANNELS = 64
+SIZES = {2: [(9, 13), (1, 1), (16, 1)], 3: [(5, 6, 7), (1, 1, 1), (1, 4, 9)]}
+
+
+def block_id(key, options, ndim):
+    return "-".join([key, *(f"{k}={v}" for k, v in options.items()), f"{ndim}D"])
+
+
+EVERY = [
+    pytest.param(key, options, ndim, id=block_id(key, options, ndim))
+    for key, cls in ATTENTION.items()
+    for options in [{}, *VARIANTS.get(key, [])]
+    for ndim in sorted(cls.ndims)
+]
+every_block = pytest.mark.parametrize(("key", "options", "ndim"), EVERY)
+every_default = pytest.mark.parametrize(("key", "options", "ndim"), [c for c in EVERY if not c.values[1]])
+every_key = pytest.mark.parametrize("key", ATTENTION)
+
+
+def make(key, options, ndim, seed=0, channels=CHANNELS):
+    """A block none of whose parameters is zero: zero-initialised scales would switch the attention off."""
+    torch.manual_seed(seed)
+    return awake(ATTENTION[key](channels, ndim=ndim, **options))
+
+
+def awake(module):
+    """Give parameters that are all zero (scales, last norms) random values, in place."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return module
+
+
+def maps(ndim, batch=2, size=None, seed=1, channels=CHANNELS):
+    """Maps whose channels differ in mean, as they do inside a network."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, channels, *(size or SIZES[ndim][0]), generator=generator)
+    return x + torch.randn(batch, channels, *(1,) * ndim, generator=generator)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def by_hand_case(block, ndim, seed=3, size=None, channels=CHANNELS):
+    """For an independent computation: the block in double precision with all parameters moved away from
+    their first values, an input, and its parameters as numpy arrays by name.
+    """
+    torch.manual_seed(seed)
+    block = block.double().eval()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        for name, buffer in block.named_buffers():  # Running statistics of batch norms.
+            if name.endswith(("running_mean", "running_var")):
+                buffer.add_(torch.rand_like(buffer), alpha=0.3)
+    x = maps(ndim, size=size, channels=channels).double()
+    state = {name: t.detach().numpy() for name, t in [*block.named_parameters(), *block.named_buffers()]}
+    return block, x, state
+
+
+# Formulas in numpy and double precision, with no code shared with the blocks.
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def softmax(a, axis):
+    e = np.exp(a - a.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def layer_norm(a, weight, bias):
+    mean, variance = a.mean(-1, keepdims=True), a.var(-1, keepdims=True)
+    return (a - mean) / np.sqrt(variance + 1e-5) * weight + bias
