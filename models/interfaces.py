@@ -64,7 +64,7 @@ class Slot:
     """
 
     channels: int
-    put: Callable[[nn.Module], None]
+    put: Callable[[nn.Module], object]
 
 
 class Encoder(nn.Module, ABC):

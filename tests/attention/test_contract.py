@@ -113,7 +113,7 @@ class TestContract:
             assert all(m <= n for m, n in zip(weights.shape[2:], x.shape[2:], strict=True))
             assert weights.isfinite().all()
 
-    @every_default
+    @every_block
     def test_compiles_where_it_says_so(self, key, options, ndim):
         block = make(key, options, ndim).eval()
         x = maps(ndim)

@@ -19,9 +19,10 @@ attention: {{name: {key}, at: {place}}}
 """
 
 
-def blobs(ndim, batch=2, side=16):
+def blobs(ndim, batch=2):
     """Noisy images with a bright box each, and the masks of the boxes."""
     generator = torch.Generator().manual_seed(0)
+    side = 16 if ndim == 2 else 12
     mask = torch.zeros(batch, *(side,) * ndim, dtype=torch.long)
     for i in range(batch):
         mask[(i, *(slice(3 + i, 10 + i),) * ndim)] = 1

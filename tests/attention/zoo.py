@@ -31,7 +31,15 @@ EVERY = [
     for ndim in sorted(cls.ndims)
 ]
 every_block = pytest.mark.parametrize(("key", "options", "ndim"), EVERY)
-every_default = pytest.mark.parametrize(("key", "options", "ndim"), [c for c in EVERY if not c.values[1]])
+# What takes seconds is run with the default options, and on volumes only among the slow tests.
+every_default = pytest.mark.parametrize(
+    ("key", "options", "ndim"),
+    [
+        pytest.param(*case.values, id=case.id, marks=[pytest.mark.slow] if case.values[2] == 3 else [])
+        for case in EVERY
+        if not case.values[1]
+    ],
+)
 every_key = pytest.mark.parametrize("key", ATTENTION)
 
 
