@@ -15,6 +15,7 @@ _CONV: dict[int, Callable[..., Conv]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3
 _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_MAX_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _LINEAR_MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 NORMS = ("instance", "batch", "group", "none")
@@ -38,20 +39,31 @@ def conv(
     stride: int | Sequence[int] = 1,
     groups: int = 1,
     bias: bool = True,
+    dilation: int = 1,
 ) -> Conv:
     """A convolution with odd kernel and 'same' padding: size ``S -> ceil(S / stride)``."""
     kernel = per_axis(kernel, ndim)
     if any(k % 2 == 0 for k in kernel):
         raise ModelError(f"kernel {list(kernel)} has an even number; sizes are only kept by odd kernels")
-    padding = tuple(k // 2 for k in kernel)
+    padding = tuple(k // 2 * dilation for k in kernel)
     return _CONV[ndim](
-        in_channels, out_channels, kernel, per_axis(stride, ndim), padding, groups=groups, bias=bias
+        in_channels, out_channels, kernel, per_axis(stride, ndim), padding, dilation, groups, bias
     )
 
 
 def transposed_conv(ndim: int, in_channels: int, out_channels: int, stride: Sequence[int]) -> nn.Module:
     """A transposed convolution with kernel = stride: size ``S -> S * stride``, without overlap."""
     return _TRANSPOSED[ndim](in_channels, out_channels, tuple(stride), tuple(stride))
+
+
+def patchify(ndim: int, in_channels: int, out_channels: int, patch: Sequence[int]) -> Conv:
+    """A linear map of each patch: a convolution with kernel = stride, size ``S -> S / patch``, without overlap."""
+    return _CONV[ndim](in_channels, out_channels, tuple(patch), tuple(patch))
+
+
+def max_pool(ndim: int, step: int) -> nn.Module:
+    """Largest value of each ``step`` positions per axis: size ``S -> ceil(S / step)``."""
+    return _MAX_POOL[ndim](step, step, ceil_mode=True)
 
 
 def norm(name: str, ndim: int, channels: int) -> nn.Module:
