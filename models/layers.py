@@ -16,6 +16,10 @@ _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _MAX_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_ADAPTIVE_MEAN = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+_ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
+_MEAN_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_MOVING_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _LINEAR_MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 NORMS = ("instance", "batch", "group", "none")
@@ -56,14 +60,31 @@ def transposed_conv(ndim: int, in_channels: int, out_channels: int, stride: Sequ
     return _TRANSPOSED[ndim](in_channels, out_channels, tuple(stride), tuple(stride))
 
 
-def patchify(ndim: int, in_channels: int, out_channels: int, patch: Sequence[int]) -> Conv:
+def doubling_conv(ndim: int, in_channels: int, out_channels: int) -> nn.Module:
+    """A transposed convolution of 4 with stride 2: size ``S -> 2 S``, with overlap."""
+    return _TRANSPOSED[ndim](in_channels, out_channels, 4, 2, 1)
+
+
+def patchify(
+    ndim: int,
+    in_channels: int,
+    out_channels: int,
+    patch: Sequence[int],
+    groups: int = 1,
+    bias: bool = True,
+) -> Conv:
     """A linear map of each patch: a convolution with kernel = stride, size ``S -> S / patch``, without overlap."""
-    return _CONV[ndim](in_channels, out_channels, tuple(patch), tuple(patch))
+    return _CONV[ndim](in_channels, out_channels, tuple(patch), tuple(patch), groups=groups, bias=bias)
 
 
 def max_pool(ndim: int, step: int) -> nn.Module:
     """Largest value of each ``step`` positions per axis: size ``S -> ceil(S / step)``."""
     return _MAX_POOL[ndim](step, step, ceil_mode=True)
+
+
+def max_filter(ndim: int, kernel: int) -> nn.Module:
+    """Largest value among ``kernel`` neighbours per axis, an odd number: the size is kept."""
+    return _MAX_POOL[ndim](kernel, 1, kernel // 2)
 
 
 def norm(name: str, ndim: int, channels: int) -> nn.Module:
@@ -87,11 +108,31 @@ def activation(name: str) -> nn.Module:
     return cls() if name in ("gelu",) else cls(inplace=True)
 
 
+def mean_pool(x: Tensor, window: Sequence[int]) -> Tensor:
+    """Mean of each window, without overlap: size ``S -> floor(S / window)``."""
+    return _MEAN_POOL[x.ndim - 2](x, tuple(window))
+
+
+def moving_max(x: Tensor, window: Sequence[int]) -> Tensor:
+    """Maximum over a window at every position where it fits: size ``S -> S - window + 1``."""
+    return _MOVING_MAX[x.ndim - 2](x, tuple(window), stride=1)
+
+
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Linear interpolation of ``(B, C, *S)`` to ``size``; the input itself where it already has it."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, tuple(size), mode=_LINEAR_MODE[x.ndim - 2], align_corners=False)
+
+
+def adaptive_mean(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Means over boxes that cover ``(B, C, *S)`` evenly: ``(B, C, *size)``, whatever S is."""
+    return _ADAPTIVE_MEAN[x.ndim - 2](x, tuple(size))
+
+
+def adaptive_max(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Largest values over boxes that cover ``(B, C, *S)`` evenly: ``(B, C, *size)``, whatever S is."""
+    return _ADAPTIVE_MAX[x.ndim - 2](x, tuple(size))
 
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -8,7 +8,20 @@ from models.attention import ATTENTION
 
 # Options worth running through the whole contract besides the defaults of every block.
 VARIANTS = {
+    "strip": [{"reduction": 4, "heads": 4, "score_channels": 8}],
+    "shsa": [{"part": 32, "width": 8}],
+    "gaussian": [{"axis": 2, "heads": 2, "gaussians": 3}],
+    "focal": [{"levels": 3, "window": 5, "normalize": True, "post_norm": True}],
+    "dual": [{"branches": "position"}, {"branches": "channel", "plain": True}],
+    "domain_channel": [{"reduction": 4}],
+    "dla": [{"outer_gate": False}],
+    "channel_group": [{"scale": "positions", "qkv_bias": False}],
     "eca": [{"kernel_size": 5}],
+    "lka": [{"projections": True}],
+    "neighborhood": [
+        {"kernel": 3, "dilation": "largest", "relative_bias": True},
+        {"kernel": 3, "dilation": 2, "border": "zero"},
+    ],
     "psa": [
         {"layout": "sequential"},
         {"layout": "parallel", "official": True},
