@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from datamodules.errors import DataError
 
@@ -75,6 +76,11 @@ class Patch:
     def channels(self, image_channels: int) -> int:
         """Channels of the network's input for an image with ``image_channels``."""
         return image_channels * (2 * self.context + 1)
+
+    def inputs(self, present: Tensor) -> Tensor:
+        """Which channels an image has, ``(..., C)``, as which of the network's it has: ``(..., channels(C))``."""
+        # In the order of cut_image: the neighbours of a channel lie together.
+        return present.repeat_interleave(self.channels(1), -1)
 
     def squeeze(self, array: np.ndarray) -> np.ndarray:
         """Drop the axes of length 1 from the spatial axes at the end of ``array``."""

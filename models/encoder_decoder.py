@@ -68,6 +68,15 @@ class EncoderDecoder(Segmenter):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> the encoder's maps, fine to coarse."""
+        self._check_size(image)
+        return self.encoder(image)
+
+    def encode_lacking(self, image: Tensor, present: Tensor) -> list[Tensor]:
+        """The same, and the encoder is told which channels each image has."""
+        self._check_size(image)
+        return self.encoder.forward_lacking(image, present)
+
+    def _check_size(self, image: Tensor) -> None:
         coarsest = [-(-n // s) for n, s in zip(image.shape[2:], self.encoder.strides[-1], strict=True)]
         if all(n == 1 for n in coarsest):
             # One position has no statistics to normalise by.
@@ -76,7 +85,6 @@ class EncoderDecoder(Segmenter):
                 f"an image of {tuple(image.shape[2:])} is a single position at this encoder's coarsest level; give at "
                 f"least {tuple(wanted)}, or an encoder of fewer levels"
             )
-        return self.encoder(image)
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """Maps -> logits at ``size``; in training also the deep supervision's logits at their own grids."""

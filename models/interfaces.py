@@ -86,6 +86,18 @@ class Encoder(nn.Module, ABC):
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, *S) -> [(B, out_channels[i], *ceil(S / strides[i])) for each level i]``."""
 
+    def forward_lacking(self, image: Tensor, present: Tensor) -> list[Tensor]:
+        """The same for images of which some channels are missing (they are 0), and the encoder is told which.
+
+        An encoder that does not care is as it is. One that does gives maps that do not depend on what stands in
+        a missing channel.
+
+        Args:
+            image: ``(B, in_channels, *S)``.
+            present: ``(B, in_channels)`` booleans.
+        """
+        return self(image)
+
     @abstractmethod
     def append(self, level: int, block: nn.Module) -> None:
         """Put ``block`` behind level ``level``, so that the skip and all coarser levels see its output."""
@@ -209,15 +221,26 @@ class Segmenter(nn.Module, ABC):
     def encode(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> features. Done once per image, however many times it is decoded."""
 
+    def encode_lacking(self, image: Tensor, present: Tensor) -> list[Tensor]:
+        """:meth:`encode` for images of which some channels are missing, ``present (B, in_channels)`` booleans: which
+        are there. A network that does not care is as it is: missing channels are 0.
+        """
+        return self.encode(image)
+
     @abstractmethod
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """Features of an image of ``size`` (and prompts) -> :class:`Output` at that size."""
 
-    def forward(self, image: Tensor, prompts: Prompts | None = None) -> Output:
+    def forward(self, image: Tensor, prompts: Prompts | None = None, present: Tensor | None = None) -> Output:
         """``decode(encode(image))``.
 
+        Args:
+            image: ``(B, in_channels, *S)``.
+            prompts: see :class:`Prompts`.
+            present: ``(B, in_channels)`` booleans, which channels each image has; all when not given.
+
         Raises:
-            ValueError: the image's axes or channels are not the model's.
+            ValueError: the image's axes or channels are not the model's, or ``present`` is not the image's.
         """
         if image.ndim != self.ndim + 2 or image.shape[1] != self.in_channels:
             axes = ", ".join("DHW"[-self.ndim :])
@@ -225,4 +248,13 @@ class Segmenter(nn.Module, ABC):
                 f"image has shape {tuple(image.shape)}; {type(self).__name__} wants (batch, "
                 f"{self.in_channels}, {axes}): {self.in_channels} channel(s) and {self.ndim} spatial axes"
             )
-        return self.decode(self.encode(image), image.shape[2:], prompts)
+        if present is None:
+            features = self.encode(image)
+        elif present.shape == image.shape[:2]:
+            features = self.encode_lacking(image, present)
+        else:
+            raise ModelError(
+                f"present has shape {tuple(present.shape)}; an image of {tuple(image.shape)} wants a boolean for each "
+                f"of its channels: {tuple(image.shape[:2])}"
+            )
+        return self.decode(features, image.shape[2:], prompts)
