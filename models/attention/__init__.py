@@ -4,44 +4,72 @@ Every block is constructed as ``cls(channels, ndim=2, **options)``, takes any si
 cites its paper. :data:`ATTENTION` is the one table of their names.
 """
 
+from models.attention.atconv import ATConv
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.channel_group import ChannelGroupAttention
+from models.attention.contmix import ContMix
+from models.attention.craft import CRAFTFusion, CRAFTHigh, CRAFTWindow
+from models.attention.dau import DAU
 from models.attention.dla import DLA
 from models.attention.domain_channel import DomainChannelAttention
+from models.attention.double_window import DoubleWindow
 from models.attention.dual import DualAttention
 from models.attention.eca import ECA
 from models.attention.focal import FocalModulation
 from models.attention.gaussian import GaussianAdaptiveAttention
 from models.attention.hat import CAB, OCAB
+from models.attention.head_tokens import HeadTokens
 from models.attention.lka import LKA
+from models.attention.mixture_of_head import MixtureOfHead
 from models.attention.neighborhood import Neighborhood
+from models.attention.partial import PartialChannel, PartialSelf, PartialSpatial
+from models.attention.probing import Probing
 from models.attention.psa import PSA
+from models.attention.pyramid_sparse import PyramidSparse
 from models.attention.raft_mlp import RaftMLP
 from models.attention.region import RegionAttention
+from models.attention.rgt import RGT
 from models.attention.se import SE
 from models.attention.shsa import SHSA
 from models.attention.strip import StripAttention
+from models.attention.token_aggregation import TokenAggregation
 from models.attention.wavelet import MobileMambaMixer
 from models.attention.wavemix import WaveMix
 
 ATTENTION: dict[str, type[AttentionBlock]] = {
+    "atconv": ATConv,
     "cab": CAB,
     "channel_group": ChannelGroupAttention,
+    "contmix": ContMix,
+    "craft_fusion": CRAFTFusion,
+    "craft_high": CRAFTHigh,
+    "craft_window": CRAFTWindow,
+    "dau": DAU,
     "dla": DLA,
     "domain_channel": DomainChannelAttention,
+    "double_window": DoubleWindow,
     "dual": DualAttention,
     "eca": ECA,
     "focal": FocalModulation,
     "gaussian": GaussianAdaptiveAttention,
+    "head_tokens": HeadTokens,
     "lka": LKA,
+    "mixture_of_head": MixtureOfHead,
     "neighborhood": Neighborhood,
     "ocab": OCAB,
+    "pat_channel": PartialChannel,
+    "pat_self": PartialSelf,
+    "pat_spatial": PartialSpatial,
+    "probing": Probing,
     "psa": PSA,
+    "pyramid_sparse": PyramidSparse,
     "raft_mlp": RaftMLP,
     "region": RegionAttention,
+    "rgt": RGT,
     "se": SE,
     "shsa": SHSA,
     "strip": StripAttention,
+    "token_aggregation": TokenAggregation,
     "wavelet": MobileMambaMixer,
     "wavemix": WaveMix,
 }
@@ -49,24 +77,40 @@ ATTENTION: dict[str, type[AttentionBlock]] = {
 __all__ = [
     "ATTENTION",
     "CAB",
+    "DAU",
     "DLA",
     "ECA",
     "LKA",
     "OCAB",
     "PSA",
+    "RGT",
     "SE",
     "SHSA",
+    "ATConv",
     "AttentionBlock",
     "AttentionMap",
+    "CRAFTFusion",
+    "CRAFTHigh",
+    "CRAFTWindow",
     "ChannelGroupAttention",
+    "ContMix",
     "DomainChannelAttention",
+    "DoubleWindow",
     "DualAttention",
     "FocalModulation",
     "GaussianAdaptiveAttention",
+    "HeadTokens",
+    "MixtureOfHead",
     "MobileMambaMixer",
     "Neighborhood",
+    "PartialChannel",
+    "PartialSelf",
+    "PartialSpatial",
+    "Probing",
+    "PyramidSparse",
     "RaftMLP",
     "RegionAttention",
     "StripAttention",
+    "TokenAggregation",
     "WaveMix",
 ]

@@ -63,6 +63,14 @@ def test_received_in_chunks(monkeypatch):
     torch.testing.assert_close(received(q, k, bias), expected)
 
 
+def test_received_from_queries_that_count():
+    q, k, _ = qkv()
+    counted = torch.tensor([True, False, True, True, False, False, True])
+    expected = weights_by_hand(q, k)[:, :, counted].mean((1, 2)) * 5
+    torch.testing.assert_close(received(q, k, counted=counted.expand(2, -1)), expected)
+    assert not received(q, k, counted=torch.zeros(2, 7, dtype=torch.bool)).any()
+
+
 def test_received_linear():
     q, k, _ = qkv(n=5)
     q, k = q.exp(), k.exp()

@@ -8,6 +8,23 @@ from models.attention import ATTENTION
 
 # Options worth running through the whole contract besides the defaults of every block.
 VARIANTS = {
+    "double_window": [{"window": 4, "heads": 4}],
+    "craft_window": [{"window": [2, 4], "shift": True}],
+    "rgt": [{"times": 2, "qkv_bias": False}, {"official": True}],
+    "ocab": [{"window": 4, "overlap": 1.0, "heads": 4}],
+    "cab": [{"compress": 2, "squeeze": 8, "scale": 0.5}],
+    "region": [{"square": 4, "official": True}],
+    "raft_mlp": [{"official": True, "side": 8}],
+    "wavelet": [{"levels": 2, "state": 2, "kernel": 3}],
+    "wavemix": [{"levels": 3}],
+    "atconv": [{"kernel_size": 5, "pooling": "grid"}],
+    "token_aggregation": [{"centres": 5, "group_size": 25, "qk_channels": 32, "heads": 4}],
+    "pat_channel": [{"per_channel": True}],
+    "mixture_of_head": [{"heads": 8, "shared": 2, "active": 3}],
+    "head_tokens": [{"heads": 4, "qkv_bias": False}],
+    "pyramid_sparse": [{"topk": 3}],
+    "contmix": [{"kernel_size": 9, "small_kernel": 3, "regions": 3}],
+    "probing": [{"queries": 4}],
     "strip": [{"reduction": 4, "heads": 4, "score_channels": 8}],
     "shsa": [{"part": 32, "width": 8}],
     "gaussian": [{"axis": 2, "heads": 2, "gaussians": 3}],

@@ -36,7 +36,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
 
 
 @torch.no_grad()
-def received(q: Tensor, k: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+def received(
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    counted: Tensor | None = None,
+) -> Tensor:
     """How much each key is looked at: the mean weight it gets, over heads and queries, times the number of keys.
 
     1 everywhere means that nothing is preferred. This is what self-attention shows as its map. Weights are
@@ -47,6 +53,7 @@ def received(q: Tensor, k: Tensor, bias: Tensor | None = None, scale: float | No
         k: ``(..., heads, Nk, d)``.
         bias: as in :func:`attend`.
         scale: as in :func:`attend`.
+        counted: ``(..., Nq)`` bool, False for queries that are only there to fill up; all count when not given.
 
     Returns:
         ``(..., Nk)``.
@@ -59,7 +66,12 @@ def received(q: Tensor, k: Tensor, bias: Tensor | None = None, scale: float | No
         if bias is not None:
             part = bias if bias.shape[-2] == 1 else bias[..., chosen, :]
             logits = logits.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logits + part
-        total = total + logits.softmax(-1).mean(-3).sum(-2)
+        weights = logits.softmax(-1).mean(-3)
+        if counted is not None:
+            weights = weights * counted[..., chosen].unsqueeze(-1)
+        total = total + weights.sum(-2)
+    if counted is not None:
+        return total * k.shape[-2] / counted.sum(-1, keepdim=True).clamp_min(1)
     return total * (k.shape[-2] / q.shape[-2])
 
 
