@@ -32,7 +32,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, scale: f
         v = F.pad(v, (0, d - e))
     if bias is not None and bias.dtype not in (torch.bool, q.dtype):
         bias = bias.to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)[..., :e]
+    leading = q.shape[:-3]
+    if len(leading) < 2 or not leading == k.shape[:-3] == v.shape[:-3]:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)[..., :e]
+    # With one leading axis torch has fused kernels, and an export to ONNX; with more it has neither.
+    if bias is not None and bias.ndim > 3:
+        bias = bias.expand(*leading, *bias.shape[-3:]).flatten(0, -4)
+    q, k, v = (t.flatten(0, -4) for t in (q, k, v))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    return y.unflatten(0, leading)[..., :e]
 
 
 @torch.no_grad()
