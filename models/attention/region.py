@@ -99,17 +99,14 @@ class RegionAttention(AttentionBlock):
         tokens = to_tokens(self.qkv(x)).flatten(0, 1)  # (B * N, 3 C)
         rows, results, weights = [], [], []
         for members, real in groups(regions, self.limit):
-            # What is padded is zero: hidden as a key, and as a query nobody's.
-            padded = tokens[members] * real.unsqueeze(-1)
-            q, k, v = (split_heads(t, self.heads) for t in padded.chunk(3, -1))
+            q, k, v = (split_heads(t, self.heads) for t in tokens[members].chunk(3, -1))
             mask = real[:, None, None, :]
             rows.append(members[real])
             results.append(merge_heads(attend(q, k, v, mask, self.scale))[real])
             if self.map.wanted:
-                count = real.sum(-1, keepdim=True)
-                # Each padded query, being zero, gives every key of the region an equal share.
-                equal = (real.shape[-1] - count) / count
-                weights.append((received(q, k, mask, self.scale) - equal)[real])
+                # Of the region's own positions alone: the padding neither asks nor counts as a key.
+                share = real.sum(-1, keepdim=True) / real.shape[-1]
+                weights.append((received(q, k, mask, self.scale, counted=real) * share)[real])
         place = torch.cat(rows).argsort()
         batch, size = x.shape[0], x.shape[2:]
         if weights:
