@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap, over_space
-from models.attention.mechanics.attend import attend, received
 from models.attention.mechanics.channels import channel_attend
-from models.attention.mechanics.masks import masked_bias
 from models.attention.mechanics.positions import ContinuousBias
 from models.attention.mechanics.tokens import (
     ChannelNorm,
@@ -22,6 +20,7 @@ from models.attention.mechanics.tokens import (
     to_tokens,
 )
 from models.attention.mechanics.windows import Windows
+from models.attention.mechanics.within import attend_within
 from models.errors import ModelError
 from models.layers import conv, max_filter
 
@@ -121,18 +120,15 @@ class CRAFTWindow(AttentionBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
-        size = x.shape[2:]
         q, k, v = self.qkv(x).chunk(3, 1)
-        parts, maps = [], []
+        seen: list[Tensor] | None = [] if self.map.wanted else None
         shares = zip(*(t.split(self.shares, 1) for t in (q, k, v)), strict=True)
-        for share, windows, heads, table in zip(shares, self.windows, self.heads, self.bias, strict=True):
-            share_q, share_k, share_v = (split_heads(windows.split(t), heads) for t in share)
-            bias = masked_bias(table(windows.window), windows.mask(size, x.device))
-            if self.map.wanted:
-                maps.append(windows.join(received(share_q, share_k, bias).unsqueeze(-1), size))
-            parts.append(windows.join(merge_heads(attend(share_q, share_k, share_v, bias)), size))
-        if maps:
-            self.map(torch.stack(maps).mean(0))
+        parts = [
+            attend_within(windows, *share, heads, table(windows.window), seen=seen)
+            for share, windows, heads, table in zip(shares, self.windows, self.heads, self.bias, strict=True)
+        ]
+        if seen:
+            self.map(torch.stack(seen).mean(0))
         return self.project(torch.cat(parts, 1) + self.local(v))
 
 

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from models.attention.block import AttentionBlock, AttentionMap
-from models.attention.mechanics.attend import attend, received
-from models.attention.mechanics.masks import masked_bias
 from models.attention.mechanics.positions import RelativeBias
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads
+from models.attention.mechanics.tokens import heads_for
 from models.attention.mechanics.windows import Windows
+from models.attention.mechanics.within import attend_within
 from models.errors import ModelError
 from models.layers import conv
 
@@ -60,13 +59,11 @@ class DoubleWindow(AttentionBlock):
         qkv = [t.chunk(2, 1) for t in self.qkv(x).chunk(3, 1)]
         shift = tuple(w // 2 if n > w else 0 for n, w in zip(size, self.window, strict=True))
         ways = [(Windows(self.window), self.bias), (Windows(self.window, shift=shift), self.shifted_bias)]
-        halves, maps = [], []
-        for i, (windows, table) in enumerate(ways):
-            q, k, v = (split_heads(windows.split(t[i]), self.heads) for t in qkv)
-            bias = masked_bias(table(), windows.mask(size, x.device))
-            if self.map.wanted:
-                maps.append(windows.join(received(q, k, bias).unsqueeze(-1), size))
-            halves.append(windows.join(merge_heads(attend(q, k, v, bias)), size))
-        if maps:
-            self.map((maps[0] + maps[1]) / 2)
+        seen: list[Tensor] | None = [] if self.map.wanted else None
+        halves = [
+            attend_within(windows, *(t[i] for t in qkv), self.heads, table(), seen=seen)
+            for i, (windows, table) in enumerate(ways)
+        ]
+        if seen:
+            self.map((seen[0] + seen[1]) / 2)
         return self.project(torch.cat(halves, 1))

@@ -12,6 +12,7 @@ from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
 from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
 from models.attention.mechanics.windows import Windows
+from models.attention.mechanics.within import attend_within
 from models.errors import ModelError
 from models.layers import conv
 
@@ -88,12 +89,12 @@ class RegionAttention(AttentionBlock):
         return self.weight * self.project(y)
 
     def _in_squares(self, x: Tensor) -> Tensor:
-        q, k, v = (split_heads(self.windows.split(t), self.heads) for t in self.qkv(x).chunk(3, 1))
-        mask = self.windows.mask(x.shape[2:], x.device)
-        if self.map.wanted:
-            weights = received(q, k, mask, self.scale).unsqueeze(-1)
-            self.map(self.windows.join(weights, x.shape[2:]))
-        return self.windows.join(merge_heads(attend(q, k, v, mask, self.scale)), x.shape[2:])
+        q, k, v = self.qkv(x).chunk(3, 1)
+        seen: list[Tensor] | None = [] if self.map.wanted else None
+        y = attend_within(self.windows, q, k, v, self.heads, scale=self.scale, seen=seen)
+        if seen:
+            self.map(seen[0])
+        return y
 
     def _in_regions(self, x: Tensor, regions: Tensor) -> Tensor:
         tokens = to_tokens(self.qkv(x)).flatten(0, 1)  # (B * N, 3 C)
