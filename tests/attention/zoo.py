@@ -8,6 +8,13 @@ from models.attention import ATTENTION
 
 # Options worth running through the whole contract besides the defaults of every block.
 VARIANTS = {
+    "ulsam": [{"groups": 1, "rescale": True}],
+    "medusa": [{"widths": [8], "hidden": 4}],
+    "ela": [{"variant": "T"}, {"variant": "L", "shared": False}],
+    "dfc": [{"kernel": 3, "upsampling": "linear"}],
+    "coord_se": [{"alpha": 0.622}],
+    "coord": [{"reduction": 8, "minimum": 1, "bias": False, "activation": "relu"}],
+    "cbam": [{"kernel": 3, "bias": False, "reduction": 4}, {"spatial_norm": False}],
     "double_window": [{"window": 4, "heads": 4}],
     "craft_window": [{"window": [2, 4], "shift": True}],
     "rgt": [{"times": 2, "qkv_bias": False}, {"official": True}],
@@ -35,6 +42,8 @@ VARIANTS = {
     "channel_group": [{"scale": "positions", "qkv_bias": False}],
     "eca": [{"kernel_size": 5}],
     "lka": [{"projections": True}],
+    "hilo": [{"heads": 4, "window": 3, "alpha": 0.75, "qkv_bias": True}, {"alpha": 0.0}, {"window": 1}],
+    "maxvit": [{"window": 3, "mlp": True}, {"axes": "grid"}],
     "neighborhood": [
         {"kernel": 3, "dilation": "largest", "relative_bias": True},
         {"kernel": 3, "dilation": 2, "border": "zero"},
@@ -131,3 +140,16 @@ def softmax(a, axis):
 def layer_norm(a, weight, bias):
     mean, variance = a.mean(-1, keepdims=True), a.var(-1, keepdims=True)
     return (a - mean) / np.sqrt(variance + 1e-5) * weight + bias
+
+
+def depthwise(x, weight, bias=None, dilation=1):
+    """Depth-wise convolution of ``(B, C, *S)`` with ``(C, 1, *odd)``, zeros outside, tap by tap."""
+    kernel = weight.shape[2:]
+    reach = [k // 2 * dilation for k in kernel]
+    padded = np.pad(x, [(0, 0), (0, 0), *((r, r) for r in reach)])
+    y = np.zeros_like(x)
+    for tap in np.ndindex(*kernel):
+        shifted = tuple(slice(t * dilation, t * dilation + n) for t, n in zip(tap, x.shape[2:], strict=True))
+        w = weight[(slice(None), 0, *tap)].reshape(-1, *(1,) * len(kernel))
+        y += padded[(slice(None), slice(None), *shifted)] * w
+    return y if bias is None else y + bias.reshape(-1, *(1,) * len(kernel))
