@@ -1,5 +1,6 @@
 """What several attention blocks are made of; each idea exists once.
 
 ``attend`` softmax attention, ``tokens`` maps to tokens and heads, ``windows`` cutting maps into windows,
-``positions`` what is known of where a token lies.
+``positions`` what is known of where a token lies, ``linear`` linear attention, ``channels`` attention of channels to
+channels.
 """
