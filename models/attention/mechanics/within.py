@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from models.attention.mechanics.attend import attend, received
+from models.attention.mechanics.masks import masked_bias
 from models.attention.mechanics.tokens import merge_heads, split_heads
 from models.attention.mechanics.windows import Windows
 
@@ -37,10 +38,7 @@ def attend_within(
     """
     size = q.shape[2:]
     mask = windows.mask(size, q.device)
-    if bias is None:
-        bias = mask
-    elif mask is not None:
-        bias = torch.where(mask, bias, -torch.inf)  # (G, heads, T, T)
+    bias = mask if bias is None else masked_bias(bias, mask)
     q, k, v = (split_heads(windows.split(t), heads) for t in (q, k, v))
     if seen is not None:
         # Padding asks too, as a row without any key has no softmax; it does not count.
