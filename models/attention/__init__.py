@@ -6,20 +6,27 @@ cites its paper. :data:`ATTENTION` is the one table of their names.
 
 from models.attention.atconv import ATConv
 from models.attention.block import AttentionBlock, AttentionMap
+from models.attention.cbam import CBAM
 from models.attention.channel_group import ChannelGroupAttention
 from models.attention.contmix import ContMix
+from models.attention.coord import CoordinateAttention, CoordinateSE
 from models.attention.craft import CRAFTFusion, CRAFTHigh, CRAFTWindow
 from models.attention.dau import DAU
+from models.attention.dfc import DFC
 from models.attention.dla import DLA
 from models.attention.domain_channel import DomainChannelAttention
 from models.attention.double_window import DoubleWindow
 from models.attention.dual import DualAttention
 from models.attention.eca import ECA
+from models.attention.ela import ELA
 from models.attention.focal import FocalModulation
 from models.attention.gaussian import GaussianAdaptiveAttention
 from models.attention.hat import CAB, OCAB
 from models.attention.head_tokens import HeadTokens
+from models.attention.hilo import HiLo
 from models.attention.lka import LKA
+from models.attention.maxvit import MaxViT
+from models.attention.medusa import Medusa
 from models.attention.mixture_of_head import MixtureOfHead
 from models.attention.neighborhood import Neighborhood
 from models.attention.partial import PartialChannel, PartialSelf, PartialSpatial
@@ -33,27 +40,36 @@ from models.attention.se import SE
 from models.attention.shsa import SHSA
 from models.attention.strip import StripAttention
 from models.attention.token_aggregation import TokenAggregation
+from models.attention.ulsam import ULSAM
 from models.attention.wavelet import MobileMambaMixer
 from models.attention.wavemix import WaveMix
 
 ATTENTION: dict[str, type[AttentionBlock]] = {
     "atconv": ATConv,
     "cab": CAB,
+    "cbam": CBAM,
     "channel_group": ChannelGroupAttention,
     "contmix": ContMix,
+    "coord": CoordinateAttention,
+    "coord_se": CoordinateSE,
     "craft_fusion": CRAFTFusion,
     "craft_high": CRAFTHigh,
     "craft_window": CRAFTWindow,
     "dau": DAU,
+    "dfc": DFC,
     "dla": DLA,
     "domain_channel": DomainChannelAttention,
     "double_window": DoubleWindow,
     "dual": DualAttention,
     "eca": ECA,
+    "ela": ELA,
     "focal": FocalModulation,
     "gaussian": GaussianAdaptiveAttention,
     "head_tokens": HeadTokens,
+    "hilo": HiLo,
     "lka": LKA,
+    "maxvit": MaxViT,
+    "medusa": Medusa,
     "mixture_of_head": MixtureOfHead,
     "neighborhood": Neighborhood,
     "ocab": OCAB,
@@ -70,6 +86,7 @@ ATTENTION: dict[str, type[AttentionBlock]] = {
     "shsa": SHSA,
     "strip": StripAttention,
     "token_aggregation": TokenAggregation,
+    "ulsam": ULSAM,
     "wavelet": MobileMambaMixer,
     "wavemix": WaveMix,
 }
@@ -77,15 +94,19 @@ ATTENTION: dict[str, type[AttentionBlock]] = {
 __all__ = [
     "ATTENTION",
     "CAB",
+    "CBAM",
     "DAU",
+    "DFC",
     "DLA",
     "ECA",
+    "ELA",
     "LKA",
     "OCAB",
     "PSA",
     "RGT",
     "SE",
     "SHSA",
+    "ULSAM",
     "ATConv",
     "AttentionBlock",
     "AttentionMap",
@@ -94,12 +115,17 @@ __all__ = [
     "CRAFTWindow",
     "ChannelGroupAttention",
     "ContMix",
+    "CoordinateAttention",
+    "CoordinateSE",
     "DomainChannelAttention",
     "DoubleWindow",
     "DualAttention",
     "FocalModulation",
     "GaussianAdaptiveAttention",
     "HeadTokens",
+    "HiLo",
+    "MaxViT",
+    "Medusa",
     "MixtureOfHead",
     "MobileMambaMixer",
     "Neighborhood",

@@ -2,5 +2,6 @@
 
 ``attend`` softmax attention, ``tokens`` maps to tokens and heads, ``windows`` cutting maps into windows,
 ``positions`` what is known of where a token lies, ``linear`` linear attention, ``channels`` attention of channels to
-channels.
+channels,
+``strips`` a map seen along one axis at a time.
 """
