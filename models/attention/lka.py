@@ -14,8 +14,8 @@ class LKA(AttentionBlock):
 
     Guo et al., Visual Attention Network, arXiv 2202.09741: ``u * conv_1(dw_7,dilated 3(dw_5(u)))``, all with bias.
     There is neither sigmoid nor softmax: the weights have any sign and size, the output is quadratic in the
-    input, and at first the weights are near zero. The network around it is to scale it (VAN starts
-    its layer scale at 0.01). Of a kernel K and a dilation d, the depth-wise convolutions have ``2 d - 1`` and
+    input, and weights start at about 0.2 of the size of the input. The network around it is to scale it (VAN
+    starts its layer scale at 0.01). Of a kernel K and a dilation d, the depth-wise convolutions have ``2 d - 1`` and
     ``ceil(K / d)`` taps per axis; together they see ``(2 d - 1) + (ceil(K / d) - 1) d``, 23 for K = 21 and d = 3.
 
     With ``projections`` it is VAN's attention module, with its own residual:
