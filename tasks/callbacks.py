@@ -153,9 +153,10 @@ def _validation_scores(
     """Probabilities and masks of the first validation cases in which every class was looked for."""
     used = 0
     for batch in _data(trainer).val_dataloader():
-        for image, mask, annotated in zip(batch.image, batch.mask, batch.annotated, strict=True):
+        cases = zip(batch.image, batch.mask, batch.annotated, batch.present, strict=True)
+        for image, mask, annotated, present in cases:
             if annotated.all():
-                yield module.predict_scores(image.numpy()), mask.numpy()
+                yield module.predict_scores(image.numpy(), present), mask.numpy()
                 used += 1
         if used >= _CALIBRATION_CASES:
             return

@@ -72,14 +72,14 @@ class SegmentationTask(lightning.LightningModule):
         )
         self._keys: list[str] = []
 
-    def forward(self, image: Tensor) -> Tensor:
-        """``(B, C, *S)`` -> probabilities ``(B, K, *S)``."""
-        logits = self.network(channels_last(image)).logits
+    def forward(self, image: Tensor, present: Tensor | None = None) -> Tensor:
+        """``(B, C, *S)`` and which of these channels are there (all when not given) -> probabilities ``(B, K, *S)``."""
+        logits = self.network(channels_last(image), present=present).logits
         return logits.softmax(1) if self.classes.exclusive else logits.sigmoid()
 
     def compute_loss(self, batch: Batch) -> Tensor:
         """The loss of a training batch, deep supervision included where the network offers it."""
-        output = self.network(channels_last(batch.image))
+        output = self.network(channels_last(batch.image), present=self._told(batch.present))
         levels = [output.logits, *output.aux]
         if self.classes.exclusive:
             levels = [merge_unannotated(logits, batch.annotated) for logits in levels]
@@ -142,14 +142,25 @@ class SegmentationTask(lightning.LightningModule):
         if "torch_rng_state" in checkpoint:
             torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
 
-    def predict_scores(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities of one prepared case, in tiles: ``(C, *S)`` float32 -> ``(K, *S)`` float32."""
-        return self.tiler.run(lambda patches: self(patches.to(self.device)), image)
+    def predict_scores(self, image: np.ndarray, present: Tensor) -> np.ndarray:
+        """Probabilities of one prepared case, in tiles: ``(C, *S)`` float32, and ``(C,)`` booleans, which channels it
+        has -> ``(K, *S)`` float32.
+        """
+        told = self._told(present.to(self.device))
+
+        def scores(patches: Tensor) -> Tensor:
+            return self(patches.to(self.device), None if told is None else told.expand(len(patches), -1))
+
+        return self.tiler.run(scores, image)
+
+    def _told(self, present: Tensor) -> Tensor | None:
+        """Which of its inputs the network has, ``(..., C')``; None where it has all of them."""
+        return None if present.all() else self.tiler.patch.inputs(present)
 
     def _measure(self, batch: Batch, split: str) -> None:
         cases = zip(batch.image, batch.mask, batch.annotated, batch.present, strict=True)
         for image, mask, annotated, present in cases:
-            scores = torch.from_numpy(self.predict_scores(image.cpu().numpy()))
+            scores = torch.from_numpy(self.predict_scores(image.cpu().numpy(), present))
             prediction = scores.max(0).indices if self.classes.exclusive else (scores > 0.5).long()
             if self.classes.exclusive and not annotated.all():
                 # What was not looked for counts as background in both, and so has no score.

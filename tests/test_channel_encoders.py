@@ -1,5 +1,6 @@
 """ChannelViT, ChAda-ViT and what they are made of; channels that an image lacks do not matter, whatever stands there."""
 
+import itertools
 import json
 import math
 
@@ -209,7 +210,7 @@ class TestSampling:
         assert sizes == pytest.approx([800] * CHANNELS, abs=5 * 25)
         assert all(d == sorted(set(d)) for d in draws)
         for size in (1, 2):
-            members = np.bincount(sum((d for d in draws if len(d) == size), []), minlength=CHANNELS)
+            members = np.bincount([c for d in draws if len(d) == size for c in d], minlength=CHANNELS)
             assert members / members.sum() == pytest.approx([0.2] * CHANNELS, abs=0.06)
 
     def test_all_channels_without_training_or_where_switched_off(self):
@@ -369,7 +370,7 @@ def pyramid_parameters(d, ndim, widths, ups):
     total = 0
     for w, up in zip(widths, ups, strict=True):
         widening = [d // 2**j for j in range(max(0, up) + 1)]
-        total += sum(2**ndim * a * b + b for a, b in zip(widening, widening[1:], strict=False))
+        total += sum(2**ndim * a * b + b for a, b in itertools.pairwise(widening))
         total += sum(2 * b for b in widening[1:-1]) + widening[-1] * w + 3**ndim * w * w + 4 * w
     return total
 
