@@ -12,6 +12,7 @@ from models.encoders import ENCODERS
 from models.errors import ModelError
 from models.interfaces import Output, Prompts, Segmenter
 from models.layers import conv, resize
+from models.necks import NECKS
 from models.parts import Part, make_part, split_part
 
 
@@ -22,11 +23,13 @@ class EncoderDecoder(Segmenter):
         in_channels: channels of the image.
         num_classes: K, logits per position.
         ndim: number of spatial axes.
-        encoder: plain, residual, timm, or a mapping with its name and options.
+        encoder: a name of :data:`models.encoders.ENCODERS`, or a mapping with its name and options.
         decoder: unet, or a mapping with its name and options.
         fusion: concat, add, attention_gate, or a mapping with its name and options.
         attention: none, a block's name, a mapping with ``name``, ``at``, ``levels`` and the block's options,
             or a list of such mappings; see :mod:`models.attention.placement`.
+        neck: none, dense_attention, or a mapping with its name and options: what the encoder's maps go through before
+            they are decoded.
         deep_supervision: in training, also return logits of every coarser decoder map.
 
     Raises:
@@ -43,6 +46,7 @@ class EncoderDecoder(Segmenter):
         fusion: Part = "concat",
         attention: Part | list[Part] | None = None,
         deep_supervision: bool = False,
+        neck: Part | None = None,
     ) -> None:
         super().__init__()
         if ndim not in self.ndims:
@@ -63,13 +67,17 @@ class EncoderDecoder(Segmenter):
             fusion=fusion,
         )
         place_attention(attention, self.encoder, self.decoder)
+        self.neck: nn.Module | None = None
+        if neck is not None and neck != "none":
+            self.neck = make_part(NECKS, neck, "neck", self.encoder.out_channels, ndim=ndim)
         channels = self.decoder.out_channels if deep_supervision else self.decoder.out_channels[:1]
         self.heads = nn.ModuleList(conv(ndim, c, num_classes, kernel=1) for c in channels)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """``(B, in_channels, *S)`` -> the encoder's maps, fine to coarse."""
+        """``(B, in_channels, *S)`` -> the encoder's maps, fine to coarse, through the neck if there is one."""
         self._check_size(image)
-        return self.encoder(image)
+        maps = self.encoder(image)
+        return maps if self.neck is None else self.neck(maps)
 
     def encode_lacking(self, image: Tensor, present: Tensor) -> list[Tensor]:
         """The same, and the encoder is told which channels each image has."""
