@@ -35,8 +35,8 @@ class AttentionGate(Fusion):
     There x comes from the coarser level; here a decoder has brought it to the skip's grid before. phi x is
     resized to theta's grid whatever its size.
 
-    Parameters of the gate with ``h = inter_channels``, stride s and batch norm: light ``(C_x + 3) h +
-    (C_s + 3) h + h + 3``, grid ``C_s h s^ndim + (C_x + 1) h + h + 1 + C_s^2 + 3 C_s``.
+    Parameters of the gate with ``h = inter_channels``, stride s and batch norm: light
+    ``(C_x + 3) h + (C_s + 3) h + h + 3``, grid ``C_s h s^ndim + (C_x + 1) h + h + 1 + C_s^2 + 3 C_s``.
 
     Args:
         x_channels: channels of the decoder map.
@@ -83,6 +83,8 @@ class AttentionGate(Fusion):
             self.from_skip = patchify(ndim, skip_channels, hidden, self.stride, bias=False)
             self.psi = conv(ndim, hidden, 1, kernel=1)
             self.project = _normed(ndim, skip_channels, skip_channels, norm)
+            for layer in (self.from_x, self.from_skip, self.psi, self.project[0]):
+                nn.init.kaiming_normal_(layer.weight)  # As the authors do.
         self.map = AttentionMap()
 
     def weights(self, x: Tensor, skip: Tensor) -> Tensor:
