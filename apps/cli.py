@@ -24,6 +24,7 @@ VERBS = {
     "test": "training",
     "predict": "predict",
     "evaluate": "evaluate",
+    "benchmark": "benchmark",
     "doctor": "doctor",
 }
 # These are handed to LightningCLI as they are, in any order.
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("DELINEATE_TRACEBACK"):
             raise
-        said = _said_by_us(error)
+        said = said_by_us(error)
         if said is None:
             print(
                 f"delineate: unexpected {type(error).__name__}: {error}\n"
@@ -99,7 +100,7 @@ def shadowed_packages() -> str | None:
     return None
 
 
-def _said_by_us(error: BaseException | None) -> BaseException | None:
+def said_by_us(error: BaseException | None) -> BaseException | None:
     """The innermost error of ours: it says in one sentence what to do, whatever parser wrapped it."""
     found = None
     while error is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import warnings
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from tasks.segmentation import SegmentationTask
 MODEL_FILE = "model.safetensors"
 METRICS_FILE = "metrics.json"
 SPLITS_FILE = "splits.json"
+CASES_FILE = "test_cases.csv"
 CHECKPOINTS = "checkpoints"
 # One number is fitted: more cases cost time and change little.
 _CALIBRATION_CASES = 8
@@ -41,7 +44,8 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class ModelFileWriter(Callback):
-    """Writes ``model.safetensors``, ``metrics.json`` and ``splits.json`` into the run's folder.
+    """Writes ``model.safetensors``, ``metrics.json``, ``splits.json`` and, after the test, ``test_cases.csv`` into
+    the run's folder.
 
     The model holds the weights of the best checkpoint (by the checkpoint's monitor), or the present ones where
     none was kept. It is written at the end of training and also when training ends with an error, so that the
@@ -81,6 +85,17 @@ class ModelFileWriter(Callback):
         if not is_rehearsal(trainer) and trainer.global_step > 0:
             scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
             self._save(trainer, module, scores)
+            self._write_cases(trainer, module)
+
+    def _write_cases(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Dice of every test case; with several processes, of those that the first one measured."""
+        assert isinstance(module, SegmentationTask)
+        if trainer.is_global_zero:
+            names = [module.classes.names[i] for i in module.classes.foreground]
+            rows = [[key, *(f"{s:.6f}" for s in scores)] for key, scores in module.test_cases.items()]
+            table = io.StringIO(newline="")
+            csv.writer(table).writerows([["case", *names], *rows])
+            write_text(Path(trainer.default_root_dir) / CASES_FILE, table.getvalue())
 
     def _write(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, float]:
         """Put the best weights into the module and write it; returns the scores that were written."""

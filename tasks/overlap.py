@@ -123,6 +123,12 @@ class OverlapMetric(Metric):
             )
         super().sync(*args, **kwargs)
 
+    def case_scores(self) -> np.ndarray:
+        """Dice of each case that this process saw, in their order: ``(cases, foreground classes)``."""
+        assert isinstance(self.counts, list)
+        cases = [dice(found[0, :-1].cpu().numpy()) for found in self.counts]
+        return np.array(cases).reshape(len(cases), len(self.classes))[:, list(self.classes.foreground)]
+
     def compute(self) -> dict[str, Tensor]:
         """The scores of all cases so far."""
         stored = dim_zero_cat(self.counts).cpu().numpy()

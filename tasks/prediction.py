@@ -17,6 +17,7 @@ from datamodules.errors import DataError
 from datamodules.open import open_image
 from tasks.inputs import Input, collect_inputs
 from tasks.model_file import versions
+from tasks.pairs import ATTENTION_PICTURE
 from tasks.predictor import Predictor, load
 
 STATUS_FILE = "status.csv"
@@ -63,6 +64,7 @@ def predict(
     device: str | None = None,
     overlap: float | None = None,
     probabilities: bool = False,
+    attention: bool = False,
     allow_gaps: bool = False,
     trust: bool = False,
     on_start: Callable[[int], None] | None = None,
@@ -81,6 +83,7 @@ def predict(
         device: e.g. ``cuda``; a GPU where there is one, when not given.
         overlap: share by which windows overlap; the model file's when not given.
         probabilities: also write ``NAME.probabilities.npz`` with ``probabilities (K, *S)`` as float16.
+        attention: also write ``NAME.attention.npz`` and ``NAME.attention.png``: what each attention block weights.
         allow_gaps: take the slices of a DICOM series as equally far apart where they are not.
         trust: load a model whose class is not ours.
         on_start: called with the number of inputs.
@@ -104,7 +107,7 @@ def predict(
         table = csv.DictWriter(stream, [f.name for f in fields(Status)])
         table.writeheader()
         for item in work:
-            row = _one(predictor, item, folder, taken, probabilities, allow_gaps, on_progress)
+            row = _one(predictor, item, folder, taken, probabilities, attention, allow_gaps, on_progress)
             rows.append(row)
             table.writerow(vars(row))
             stream.flush()
@@ -117,6 +120,7 @@ def _one(
     folder: Path,
     taken: dict[str, str],
     probabilities: bool,
+    attention: bool,
     allow_gaps: bool,
     on_progress: Callable[[str, float], None] | None,
 ) -> Status:
@@ -140,6 +144,10 @@ def _one(
         if prediction.probabilities is not None:
             with atomic_path(folder / f"{target}.probabilities.npz") as file:
                 np.savez_compressed(file, probabilities=prediction.probabilities.astype(np.float16))
+        if attention:
+            looked = predictor.attention(prediction.image)
+            looked.save(folder / f"{target}.attention.npz")
+            looked.save_picture(folder / f"{target}{ATTENTION_PICTURE}", prediction.mask)
     except Exception as caught:
         error = " ".join((str(caught) or type(caught).__name__).split())
     if on_progress is not None:

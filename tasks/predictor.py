@@ -17,7 +17,10 @@ from datamodules.image import Image
 from datamodules.open import open_image, save_mask
 from datamodules.streamed import network_view
 from datamodules.tiler import Tiler
+from models.attention_maps import recorded_attention
+from models.layers import resize
 from models.memory_format import channels_last, channels_last_weights
+from tasks.attention_pictures import AttentionOfImage
 from tasks.calibration import apply_temperature
 from tasks.model_file import Description, load_model
 
@@ -116,6 +119,43 @@ class Predictor:
             )
             if probabilities
             else None,
+        )
+
+    def attention(self, image: str | Path | Sequence[str | Path] | Image) -> AttentionOfImage:
+        """What each attention block and gate of the network weights in one image.
+
+        The windows' maps are blended as masks are. Holds a map of the image's size per block.
+
+        Args:
+            image: as for :meth:`predict`.
+
+        Raises:
+            DataError: the image cannot be read, or its channels are not the model's.
+        """
+        opened = image if isinstance(image, Image) else open_image(image)
+        preprocessing = self.description.preprocessing
+        present = torch.from_numpy(preprocessing.present(opened))
+        names: list[str] = []
+        channels: dict[str, list[torch.Tensor]] = {}
+
+        def look(patches: torch.Tensor) -> torch.Tensor:
+            with recorded_attention(self.network) as maps:
+                self._probabilities(patches, present)
+            spatial = {n: m.float().mean(1, keepdim=True) for n, m in maps.items() if m[0, 0].numel() > 1}
+            for name, weights in maps.items():
+                if name not in spatial and weights.shape[1] > 1:
+                    channels.setdefault(name, []).extend(weights.flatten(1).float().cpu())
+            names[:] = spatial
+            size = patches.shape[2:]
+            return torch.cat([resize(m, size) for m in spatial.values()] or [patches[:, :0]], dim=1)
+
+        maps = self.tiler.run(look, network_view(opened, preprocessing))
+        return AttentionOfImage(
+            names=tuple(names),
+            maps=preprocessing.restore(maps, opened.geometry) if names else maps,
+            channels={name: torch.stack(rows).mean(0).numpy() for name, rows in channels.items()},
+            geometry=opened.geometry,
+            image=opened,
         )
 
     @torch.inference_mode()

@@ -6,6 +6,7 @@ proportions of their spacing. Everything that comes from files (names of cases a
 
 from __future__ import annotations
 
+import base64
 import csv
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from datamodules.open import stem_of
 from tasks.charts import confusion_picture, distribution, reliability_picture
 from tasks.groups import ALL_CLASSES
 from tasks.overlap import EMPTY_RULE, mean_score
-from tasks.pairs import Pair, by_stem, folder_of, read_pair
+from tasks.pairs import ATTENTION_PICTURE, Pair, by_stem, folder_of, read_pair
 from tasks.pictures import AGREEMENT, panels, planes_of, read_picture
 from tasks.scores import Evaluation
 
 # Cases shown from each end of the ranking.
 SHOWN = 3
+_ATTENTION = "Each block's weights over the image, dark to bright between their own 1st and 99th percentile"
 
 
 def write_report(evaluation: Evaluation, path: Path, predictions: Path, images: Path | None) -> None:
@@ -130,7 +132,12 @@ def _views(evaluation: Evaluation, number: int, image_file: Path | None) -> tupl
     if evaluation.classes.exclusive:
         prediction, reference = prediction[None], reference[None]
     planes = planes_of(image, prediction, reference, grid, evaluation.classes)
-    return [(plane.title, panels(plane, evaluation.classes, pair.case)) for plane in planes], note
+    views = [(plane.title, panels(plane, evaluation.classes, pair.case)) for plane in planes]
+    attention = pair.prediction.with_name(pair.prediction.name + ATTENTION_PICTURE)
+    if attention.is_file():
+        address = f"data:image/png;base64,{base64.b64encode(attention.read_bytes()).decode()}"
+        views.append(("Attention of the network", [(_ATTENTION, f"Attention maps of {pair.case}", address)]))
+    return views, note
 
 
 def _charts(evaluation: Evaluation) -> dict[str, str]:

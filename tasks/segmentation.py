@@ -71,6 +71,9 @@ class SegmentationTask(lightning.LightningModule):
             {split: OverlapMetric(classes, channels) for split in ("val", "test")}
         )
         self._keys: list[str] = []
+        # Cases in the order in which they were measured, and Dice of each test case and foreground class.
+        self._measured: list[str] = []
+        self.test_cases: dict[str, np.ndarray] = {}
 
     def forward(self, image: Tensor, present: Tensor | None = None) -> Tensor:
         """``(B, C, *S)`` and which of these channels are there (all when not given) -> probabilities ``(B, K, *S)``."""
@@ -114,13 +117,21 @@ class SegmentationTask(lightning.LightningModule):
     def test_step(self, batch: Batch, index: int) -> None:
         """Measure whole cases."""
         self._measure(batch, "test")
+        self._measured += batch.key
+
+    def on_test_epoch_start(self) -> None:
+        """Begin anew."""
+        self._measured = []
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over cases."""
         self._log_measures("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the mean over cases."""
+        """Keep the scores of each case, and log the mean over cases."""
+        measure = self.measures["test"]
+        assert isinstance(measure, OverlapMetric)
+        self.test_cases = dict(zip(self._measured, measure.case_scores(), strict=True))
         self._log_measures("test")
 
     def configure_optimizers(self) -> Any:

@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--probabilities", action="store_true", help="also write the probabilities (npz)")
     parser.add_argument(
+        "--attention",
+        action="store_true",
+        help="also write what each attention block looks at (npz, and a picture that evaluate's report shows)",
+    )
+    parser.add_argument(
         "--trust",
         action="store_true",
         help="run the code of a model whose class is not ours; know its source",
@@ -56,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
             device=args.device,
             overlap=args.overlap,
             probabilities=args.probabilities,
+            attention=args.attention,
             allow_gaps=args.allow_gaps,
             trust=args.trust,
             on_start=lambda count: bar.update(done, total=count),

@@ -1,0 +1,206 @@
+"""Trainings that differ in their attention alone, several at a time; the ones that are done are not repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from apps.cli import said_by_us
+from datamodules.atomic import write_text
+from tasks.ablation.cost import measure
+from tasks.ablation.entries import NONE, Entry
+from tasks.ablation.results import Ablation, DatasetResult, EntryResult
+from tasks.model_file import load_model
+
+DONE_FILE = "done.json"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A recipe and the folder that it is trained on."""
+
+    recipe: str
+    root: str
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, whether it was given by name or as a file."""
+        return Path(self.recipe).stem
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    dataset: Dataset
+    entry: Entry
+    seed: int
+    folder: str
+    overrides: tuple[str, ...]
+
+    @property
+    def run(self) -> Path:
+        """Where it writes."""
+        return Path(self.folder) / self.dataset.name / _file_name(self.entry.label) / str(self.seed)
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of ``fit``."""
+        attention = self.entry.attention
+        return [
+            *("-q", "-c", self.dataset.recipe, "--data.root", self.dataset.root),
+            *("--trainer.default_root_dir", str(self.run)),
+            *("--seed_everything", str(self.seed)),
+            *(
+                "--model.network.attention",
+                attention if isinstance(attention, str) else json.dumps(attention),
+            ),
+            *self.overrides,
+        ]
+
+    def seconds(self) -> float | None:
+        """How long it took; None where it is still to be done, or was done with other arguments."""
+        try:
+            done = json.loads((self.run / DONE_FILE).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return float(done["seconds"]) if done.get("arguments") == self.arguments else None
+
+
+def jobs(
+    datasets: Iterable[Dataset],
+    entries: Sequence[Entry],
+    seeds: Iterable[int],
+    folder: Path,
+    overrides: Sequence[str],
+) -> list[Job]:
+    """All trainings, seeds outermost: whoever stops early has whole rounds."""
+    datasets = list(datasets)
+    return [
+        Job(dataset, entry, seed, str(folder), tuple(overrides))
+        for seed in seeds
+        for dataset in datasets
+        for entry in entries
+    ]
+
+
+def train_all(
+    todo: Sequence[Job], workers: int, told: Callable[[Job, str | None], None]
+) -> list[tuple[Job, str]]:
+    """Train what is not done yet.
+
+    Args:
+        todo: the trainings.
+        workers: processes; the CPU's threads are shared out among them.
+        told: called after each training with it and what went wrong, or None.
+
+    Returns:
+        Those that failed, with one sentence each.
+    """
+    failed: list[tuple[Job, str]] = []
+    for job, error in _trained([job for job in todo if job.seconds() is None], workers):
+        if error is not None:
+            failed.append((job, error))
+        told(job, error)
+    return failed
+
+
+def _trained(todo: Sequence[Job], workers: int) -> Iterator[tuple[Job, str | None]]:
+    """Each training with what went wrong, as they end."""
+    if workers == 1 or not todo:
+        yield from ((job, train(job)) for job in todo)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # Forked processes of a threaded program may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, context, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        futures = {pool.submit(train, job): job for job in todo}
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
+
+
+def train(job: Job) -> str | None:
+    """One training in this process; returns what went wrong, or None."""
+    from apps.verbs.training import run
+
+    start = time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # The scores are in its files.
+            run("fit", job.arguments)
+    except Exception as error:
+        said = said_by_us(error) or f"unexpected {type(error).__name__}: {error}"
+        return " ".join(str(said).split())
+    done = {"arguments": job.arguments, "seconds": time.perf_counter() - start}
+    write_text(job.run / DONE_FILE, json.dumps(done, indent=1))
+    return None
+
+
+def collect(done: Sequence[Job], command: str, overrides: Sequence[str]) -> Ablation:
+    """Scores of the trainings that are done, and the costs of their networks.
+
+    A dataset without a finished ``none`` is left out: there is nothing to compare with.
+    """
+    ablation = Ablation(command, list(overrides), _machine())
+    done = [job for job in done if job.seconds() is not None]
+    for dataset in dict.fromkeys(job.dataset for job in done):
+        own = [job for job in done if job.dataset == dataset]
+        if any(job.entry.label == NONE for job in own):
+            ablation.datasets[dataset.name] = _collect_one(dataset, own)
+    return ablation
+
+
+def _collect_one(dataset: Dataset, done: Sequence[Job]) -> DatasetResult:
+    first = {job.entry.label: job for job in reversed(done)}
+    loaded = {label: load_model(job.run / "model.safetensors") for label, job in first.items()}
+    description = loaded[NONE][1]
+    size = [description.patch.size[axis] for axis in description.patch.axes]
+    costs = measure({label: network for label, (network, _) in loaded.items()}, NONE, size)
+    run = first[NONE].run
+    with (run / "test_cases.csv").open(encoding="utf-8", newline="") as stream:
+        test_cases = sum(1 for _ in csv.reader(stream)) - 1
+    steps, batch = _budget(run)
+    result = DatasetResult(dataset.name, size, loaded[NONE][0].in_channels, steps, batch, test_cases)
+    labels = list(dict.fromkeys(job.entry.label for job in done))
+    for label in labels:
+        own = [job for job in done if job.entry.label == label]
+        result.entries[label] = EntryResult(
+            scores={
+                job.seed: json.loads((job.run / "metrics.json").read_text("utf-8"))["test/dice"]
+                for job in own
+            },
+            seconds={job.seed: job.seconds() or 0.0 for job in own},
+            cost=costs[label],
+        )
+    return result
+
+
+def _budget(run: Path) -> tuple[int, int]:
+    """Optimizer steps and patches per step of a run."""
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+    config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    return int(checkpoint["global_step"]), int(config["data"]["init_args"]["batch_size"])
+
+
+def _machine() -> str:
+    device = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores, no GPU"
+    )
+    return f"{device}, torch {torch.__version__.partition('+')[0]}, {platform.system()}"
+
+
+def _file_name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_=." else "_" for c in label)

@@ -1,0 +1,1 @@
+"""Attention blocks compared under one recipe, data, seeds and budget: entries, costs, statistics, page."""
