@@ -23,7 +23,7 @@ VARIANTS = {
     "region": [{"square": 4, "official": True}],
     "raft_mlp": [{"official": True, "side": 8}],
     "wavelet": [{"levels": 2, "state": 2, "kernel": 3}],
-    "wavemix": [{"levels": 3}],
+    "wavemix": [{"levels": 2, "mult": 1, "hidden": 24}],
     "atconv": [{"kernel_size": 5, "pooling": "grid"}],
     "token_aggregation": [{"centres": 5, "group_size": 25, "qk_channels": 32, "heads": 4}],
     "pat_channel": [{"per_channel": True}],
@@ -42,6 +42,9 @@ VARIANTS = {
     "channel_group": [{"scale": "positions", "qkv_bias": False}],
     "eca": [{"kernel_size": 5}],
     "lka": [{"projections": True}],
+    "agent": [{"agents": 64, "window": 3, "heads": 8, "qkv_bias": False}],
+    "bra": [{"regions": 3, "topk": 2, "soft": True, "head_scale": True, "lepe": 0}, {"region_size": 2}],
+    "halo": [{"block": 2, "halo": 2, "heads": 4}],
     "hilo": [{"heads": 4, "window": 3, "alpha": 0.75, "qkv_bias": True}, {"alpha": 0.0}, {"window": 1}],
     "maxvit": [{"window": 3, "mlp": True}, {"axes": "grid"}],
     "neighborhood": [

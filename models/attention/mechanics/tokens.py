@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -24,7 +25,9 @@ def split_heads(tokens: Tensor, heads: int) -> Tensor:
 
 def merge_heads(tokens: Tensor) -> Tensor:
     """``(..., heads, N, d) -> (..., N, heads * d)``: the inverse of :func:`split_heads`."""
-    return tokens.transpose(-2, -3).flatten(-2)
+    # Not a transposition: whether its result can be viewed as merged depends on the kernel that made the tokens, and
+    # an export to ONNX, which replaces the kernel, then fails.
+    return torch.cat(tokens.unbind(-3), -1)
 
 
 def heads_for(channels: int, width: int = 32) -> int:

@@ -72,6 +72,25 @@ class Windows:
             x = x.roll(list(self.shift), dims=list(range(2, x.ndim)))
         return crop(x, size)
 
+    def real(self, size: Sequence[int], device: torch.device | None = None) -> Tensor | None:
+        """Which tokens are positions of the map and not padding: ``(G, T)`` bool; None where all are."""
+        if all(n % w == 0 for n, w in zip(size, self.window, strict=True)):
+            return None
+        return self.split(torch.ones(1, 1, *size, dtype=torch.bool, device=device))[0, :, :, 0]
+
+    def mean(self, groups: Tensor, size: Sequence[int]) -> Tensor:
+        """Mean of each group over what is not padding: ``(B, G, T, C) -> (B, G, C)``.
+
+        Args:
+            groups: what :meth:`split` returned, or a function of each token of it.
+            size: that of the map.
+        """
+        real = self.real(size, groups.device)
+        if real is None:
+            return groups.mean(2)
+        counts = real.sum(-1, keepdim=True).clamp_min(1)
+        return (groups * real.unsqueeze(-1)).sum(2) / counts
+
     def mask(self, size: Sequence[int], device: torch.device | None = None) -> Tensor | None:
         """Which tokens of a group may see each other: ``(G, 1, T, T)`` bool, True where they may.
 
