@@ -387,6 +387,11 @@ class TestPyramid:
         tokens = 4**ndim * d + d + c * d + 3**ndim * d + depth * (4 * d * d + 2 * d * h + 9 * d + h) + 2 * d
         assert count(make(name, ndim)) == tokens + pyramid_parameters(d, ndim, (4, 6, 8, 10), (2, 1, 0, -1))
 
+    def test_hidden_follows_dim_where_it_is_not_given(self):
+        with torch.device("meta"):
+            encoder = ENCODERS["channelvit"](3, dim=48, heads=3, depth=1)
+        assert encoder.blocks[0].feed_forward[1].out_features == 4 * 48
+
     @torch.no_grad()
     def test_levels_by_hand(self):
         pyramid = stirred(SimplePyramid(8, 4, 2, 6, (2, 0, -1)))
@@ -435,6 +440,16 @@ class TestHowANetworkIsTold:
         x[1, 3:] = 100
         assert torch.equal(network(x, present=present).logits, expected)
         assert not torch.allclose(network(x).logits, expected)
+
+    def test_what_stands_behind_the_encoder_stays_there(self):
+        class Forgetting(nn.Module):
+            def forward(self, maps):
+                return [torch.zeros_like(m) for m in maps]
+
+        network = self.network()
+        network.neck = Forgetting()
+        for maps in (network.encode(image()), network.encode_lacking(image(), absent(2, 3))):
+            assert not any(m.any() for m in maps)
 
     @pytest.mark.parametrize("name", ["plain", "residual"])
     def test_a_network_that_does_not(self, name):

@@ -28,7 +28,7 @@ class ChAdaViT(ChannelTokens):
         dim: int = 192,
         depth: int = 12,
         heads: int = 2,
-        hidden: int = 2048,
+        hidden: int | None = 2048,
         grid: int | Sequence[int] = 14,
         widths: int | Sequence[int] = (32, 64, 128, 256),
         ups: Sequence[int] = (2, 1, 0, -1),

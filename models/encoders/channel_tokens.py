@@ -38,7 +38,7 @@ class ChannelTokens(Encoder):
         dim: channels of a token.
         depth: number of blocks.
         heads: of the attention; divides dim.
-        hidden: channels inside the feed-forward parts.
+        hidden: channels inside the feed-forward parts; ``4 dim`` where None.
         grid: positions that are learnt, per axis where a list: the grid of patches of the training patch.
         widths: channels of each level, finest first; one number for all of them.
         ups: how often each level doubles the patches' grid (negative: halves it), finest first.
@@ -58,7 +58,7 @@ class ChannelTokens(Encoder):
         dim: int,
         depth: int,
         heads: int,
-        hidden: int,
+        hidden: int | None,
         grid: int | Sequence[int],
         widths: int | Sequence[int],
         ups: Sequence[int],

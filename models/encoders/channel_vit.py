@@ -36,7 +36,7 @@ class ChannelViT(ChannelTokens):
         dim: int = 384,
         depth: int = 12,
         heads: int = 6,
-        hidden: int = 1536,
+        hidden: int | None = None,
         grid: int | Sequence[int] = 14,
         widths: int | Sequence[int] = (32, 64, 128, 256),
         ups: Sequence[int] = (2, 1, 0, -1),
