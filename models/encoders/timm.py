@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
+import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.encoders.timm_body import check_size, fixed_size, make_body
 from models.errors import ModelError
-from models.interfaces import Encoder
+from models.interfaces import Encoder, Slot
 
 
 class TimmEncoder(Encoder):
     """``timm.create_model(backbone, features_only=True)`` behind the :class:`Encoder` contract.
 
-    Images are padded at the end of each axis to a multiple of the coarsest stride, and the maps are cropped
-    back to ``ceil(size / stride)``: any size is accepted, but for backbones that timm builds for one size
-    only (most of its ViT, Swin and MaxViT).
+    Images are padded at the end of each axis to a multiple of the coarsest stride (MaxViT: times its window),
+    and the maps are cropped back to ``ceil(size / stride)``. So any size is accepted, also by Swin and ViT, which
+    timm builds for one size but lets go of it; not by CoAtNet, Hiera, BEiT and some others of its transformers.
+    A plain ViT gives maps of one stride here; the encoder ``vit`` makes a pyramid of its last one.
 
     Args:
         in_channels: any number; timm adapts the first layer, of pretrained weights too.
@@ -29,6 +30,8 @@ class TimmEncoder(Encoder):
         weights: None (random), ``pretrained`` (timm's own download) or the path of a weight file in timm's
             format (``.safetensors``, or ``.pth`` which is read without unpickling code).
         levels: which of the backbone's feature maps to use, e.g. ``[0, 1, 2, 3]``; all when not given.
+        image_size: what timm builds the backbone for, where it is built for one size. MaxViT's windows are a 32nd of
+            it, so that a small one spares padding; timm resamples position tables of pretrained weights.
 
     Raises:
         ValueError: three axes, an unknown backbone, or a weight file that is not there or is not for it.
@@ -41,40 +44,22 @@ class TimmEncoder(Encoder):
         backbone: str = "resnet18",
         weights: str | None = None,
         levels: Sequence[int] | None = None,
+        image_size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        import timm  # Here and below, not above: it takes seconds, and only this encoder needs it.
-
         if ndim != 2:
             raise ModelError(f"timm backbones are 2D; for {ndim}D use encoder: plain or residual")
-        if not timm.is_model(backbone):
-            close = ", ".join(difflib.get_close_matches(backbone, timm.list_models(), n=8))
-            raise ModelError(
-                f"timm has no backbone {backbone!r}; did you mean one of: {close or 'see timm.list_models()'}"
-            )
-        file = None if weights == "pretrained" else weights
-        given = [] if file is None else _tensors(file)
-        try:
-            body: Any = timm.create_model(
-                backbone,
-                features_only=True,
-                in_chans=in_channels,
-                pretrained=weights is not None,
-                pretrained_cfg_overlay=None if file is None else {"file": file},
-                out_indices=None if levels is None else tuple(levels),
-            )
-        except RuntimeError as error:
-            if file is None:
-                raise
-            raise ModelError(f"weights: {file} does not fit {backbone}: {error}") from error
-        if file is not None:
-            _check_loaded(body, given, backbone, file)
+        options = {} if image_size is None else {"img_size": image_size}
+        body = make_body(backbone, in_channels, weights, levels, options)
+        self.backbone = backbone
         self.body = body
+        self.only = fixed_size(body)
         self.channels_last = getattr(body, "output_fmt", None) == "NHWC"
         self.ndim = 2
         self.in_channels = in_channels
         self.out_channels = tuple(body.feature_info.channels())
         self.strides = tuple((r, r) for r in body.feature_info.reduction())
+        self.multiple = self.strides[-1][0] * _partition(body)
 
     def append(self, level: int, block: nn.Module) -> None:
         """Put ``block`` behind the module that makes map ``level``, so that all that follows sees its output
@@ -92,15 +77,33 @@ class TimmEncoder(Encoder):
         parent, _, child = name.rpartition(".")
         setattr(self.body.get_submodule(parent), child, nn.Sequential(self.body.get_submodule(name), block))
 
+    def branches(self, level: int) -> list[Slot]:
+        """A slot in each residual block of a ResNet (ResNeXt, Res2Net, SKNet ...): timm's own place for attention,
+        behind the last norm and before the sum, where ECA-Net and SENet have it.
+        """
+        return [_slot(block) for block in self._parts_of(level) if _has_slot(block)]
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, H, W) -> [(B, out_channels[i], ceil(H / stride), ceil(W / stride))]``."""
         height, width = image.shape[2:]
-        multiple = self.strides[-1][0]
-        maps = self.body(F.pad(image, (0, -width % multiple, 0, -height % multiple)))
+        padded = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        check_size(self.backbone, self.only, padded.shape[2:])
+        maps = self.body(padded)
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
         sizes = [(-(-height // s), -(-width // s)) for s, _ in self.strides]
         return [m[:, :, :h, :w] for m, (h, w) in zip(maps, sizes, strict=True)]
+
+    def _parts_of(self, level: int) -> list[nn.Module]:
+        """The modules that lie between the map before ``level`` and the map ``level``."""
+        names = [name.replace(".", "_") for name in self.body.feature_info.module_name()]
+        reached = 0
+        parts: list[nn.Module] = []
+        for name, child in self.body.named_children():
+            if reached == level:
+                parts += child.modules()
+            reached += name in names
+        return parts
 
     def _module_of_map(self, level: int) -> str | None:
         """Name of the outermost module whose output is map ``level``, found by running the body once.
@@ -121,7 +124,7 @@ class TimmEncoder(Encoder):
             return hook
 
         handles = [m.register_forward_hook(note(name)) for name, m in self.body.named_modules() if name]
-        side = 2 * self.strides[-1][0]
+        side = 2 * self.multiple
         image = next(self.body.parameters()).new_zeros(1, self.in_channels, side, side)
         training = self.body.training
         try:
@@ -140,27 +143,32 @@ class TimmEncoder(Encoder):
         )
 
 
-def _tensors(file: str) -> list[Tensor]:
-    """What a weight file holds, read without unpickling code."""
-    from timm.models import load_state_dict
+def _has_slot(block: Any) -> bool:
+    from timm.models import res2net, resnet, sknet
 
-    if not Path(file).is_file():
-        raise ModelError(f"weights: {file} is not a file; give a path, 'pretrained' or nothing")
-    try:
-        return [value for value in load_state_dict(file).values() if isinstance(value, Tensor)]
-    except Exception as error:
-        raise ModelError(
-            f"weights: {file} cannot be read as tensors alone, and code in it is not run; "
-            f"save the network's state_dict() as .safetensors ({type(error).__name__})"
-        ) from error
+    classes = (
+        resnet.BasicBlock,
+        resnet.Bottleneck,
+        res2net.Bottle2neck,
+        sknet.SelectiveKernelBasic,
+        sknet.SelectiveKernelBottleneck,
+    )
+    return isinstance(block, classes) and hasattr(block, "se")
 
 
-def _check_loaded(body: nn.Module, given: list[Tensor], backbone: str, file: str) -> None:
-    """timm ignores tensors whose names it does not know; say so where that leaves the backbone random."""
-    weights = [p for p in body.parameters() if p.ndim > 1 and not p.is_meta]
-    found = sum(any(t.shape == p.shape and torch.equal(t.to(p.dtype), p) for t in given) for p in weights)
-    if found < len(weights) / 2:
-        raise ModelError(
-            f"weights: {file} holds {found} of the {len(weights)} weight tensors of {backbone}; "
-            "it is for another network or not in timm's naming"
-        )
+def _slot(block: Any) -> Slot:
+    def put(new: nn.Module) -> None:
+        block.se = new if block.se is None else nn.Sequential(block.se, new)
+
+    norms = [
+        m
+        for name, m in block.named_modules()
+        if name.startswith(("bn", "conv")) and hasattr(m, "num_features")
+    ]
+    return Slot(norms[-1].num_features, put)
+
+
+def _partition(body: nn.Module) -> int:
+    """Windows that a map must divide into (MaxViT); 1 where there are none or the backbone pads by itself."""
+    sizes = {size for m in body.modules() for size in getattr(m, "partition_size", ())}
+    return math.lcm(*sizes)
