@@ -49,7 +49,7 @@ class TestContract:
     @every_block
     def test_batch_of_one_in_training(self, key, options, ndim):
         block = make(key, options, ndim).train()
-        y = block(maps(ndim, batch=1))
+        y = block(maps(ndim, batch=1).requires_grad_())
         y.sum().backward()
         assert y.isfinite().all()
 
@@ -57,7 +57,8 @@ class TestContract:
     def test_saved_and_loaded_gives_the_same(self, key, options, ndim):
         block, other = make(key, options, ndim).eval(), make(key, options, ndim, seed=7).eval()
         x = maps(ndim)
-        assert not torch.equal(block(x), other(x))
+        if list(block.parameters()):
+            assert not torch.equal(block(x), other(x))
         file = io.BytesIO()
         torch.save(block.state_dict(), file)
         file.seek(0)
@@ -67,10 +68,12 @@ class TestContract:
     @every_block
     def test_autocast(self, key, options, ndim):
         block = make(key, options, ndim)
-        x = maps(ndim)
+        x = maps(ndim).requires_grad_()
+        torch.manual_seed(0)  # For blocks that draw random numbers in training.
         with torch.autocast("cpu", torch.bfloat16):
             y = block(x)
         y.float().sum().backward()
+        torch.manual_seed(0)
         torch.testing.assert_close(y.float(), block(x), rtol=0.05, atol=0.05)
         assert all(p.grad.isfinite().all() for p in block.parameters())
 
