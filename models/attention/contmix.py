@@ -30,10 +30,10 @@ class ContMix(AttentionBlock):
     Where it differs from the released block: the layers around it are left out; the context is the map itself unless
     another is given (there: an overview of the whole image, concatenated to x); dw is a single convolution, as theirs is
     after their branches have been merged; at the border, taps that lie outside do not take part (there: kernels are
-    moved inwards, maps smaller than a kernel are enlarged first).
+    moved inwards, maps smaller than a kernel are enlarged first); SE has a ReLU inside (there: GELU).
 
-    Parameters with t, T the taps of the small and large kernel: ``C^2 / 2 + c C / 2 + 3 C^2 + C + R (t + T) + (t + T) (1
-    + G) + T C + 12 C`` with c the context's channels, and those of SE, ``2 C h + h + C`` with h = max(16, C // 8).
+    Parameters with t and T taps of the small and large kernel, c channels of the context and
+    h = C // max(1, C // max(16, C // 8)): ``C (7 C + c) / 2 + 11 C + (R + 1 + G) (t + T) + T C + 2 C h + h + C``.
 
     Args:
         channels: C, even.
