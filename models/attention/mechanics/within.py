@@ -43,6 +43,6 @@ def attend_within(
     if seen is not None:
         # Padding asks too, as a row without any key has no softmax; it does not count.
         real = windows.split(torch.ones(1, 1, *size, device=q.device))[..., 0] > 0  # (1, G, T)
-        share = real.sum(-1, keepdim=True) / real.shape[-1]
-        seen.append(windows.join((received(q, k, bias, scale, counted=real) * share).unsqueeze(-1), size))
+        sums = received(q, k, bias, scale, counted=real) * real.sum(-1, keepdim=True) / real.shape[-1]
+        seen.append(windows.join(sums.unsqueeze(-1), size))
     return windows.join(merge_heads(attend(q, k, v, bias, scale)), size)
