@@ -77,7 +77,7 @@ class CRAFTWindow(AttentionBlock):
     Args:
         channels: C.
         ndim: number of spatial axes; the authors have planes only.
-        window: short and long side; 4 and 16, in volumes 4 and 8, when not given.
+        window: short and long side; 4 and 16, in volumes 2 and 8, when not given.
         shift: windows are shifted by half of their sides, as in every second block of the authors.
         heads: per share; about one per 32 channels when not given.
         bias_width: p; ``max(4, C // 32)`` when not given.
@@ -101,7 +101,7 @@ class CRAFTWindow(AttentionBlock):
         super().__init__(channels, ndim)
         if channels < ndim:
             raise ModelError(f"CRAFTWindow wants at least a channel per axis, {ndim}, got {channels}")
-        window = window or ((4, 16) if ndim == 2 else (4, 8))
+        window = window or ((4, 16) if ndim == 2 else (2, 8))
         if len(window) != 2 or min(window) < 1:
             raise ModelError(f"CRAFTWindow wants a short and a long side as window, got {list(window)}")
         short, long = window
@@ -122,10 +122,12 @@ class CRAFTWindow(AttentionBlock):
         """``(B, C, *S) -> (B, C, *S)``."""
         q, k, v = self.qkv(x).chunk(3, 1)
         seen: list[Tensor] | None = [] if self.map.wanted else None
-        shares = zip(*(t.split(self.shares, 1) for t in (q, k, v)), strict=True)
+        shares = (t.split(self.shares, 1) for t in (q, k, v))
         parts = [
-            attend_within(windows, *share, heads, table(windows.window), seen=seen)
-            for share, windows, heads, table in zip(shares, self.windows, self.heads, self.bias, strict=True)
+            attend_within(windows, a, b, c, heads, table(windows.window), seen=seen)
+            for windows, heads, table, a, b, c in zip(
+                self.windows, self.heads, self.bias, *shares, strict=True
+            )
         ]
         if seen:
             self.map(torch.stack(seen).mean(0))

@@ -26,7 +26,7 @@ class DoubleWindow(AttentionBlock):
     Args:
         channels: C, even.
         ndim: number of spatial axes.
-        window: positions per axis.
+        window: positions per axis; 8, in volumes 4, when not given.
         heads: even; about one per 32 channels, and one per half at least, when not given.
 
     Raises:
@@ -36,7 +36,9 @@ class DoubleWindow(AttentionBlock):
     mixes = True
     cost = "windowed"
 
-    def __init__(self, channels: int, ndim: int = 2, window: int = 8, heads: int | None = None) -> None:
+    def __init__(
+        self, channels: int, ndim: int = 2, window: int | None = None, heads: int | None = None
+    ) -> None:
         super().__init__(channels, ndim)
         if channels % 2:
             raise ModelError(f"DoubleWindow halves the channels: it wants an even number, got {channels}")
@@ -46,7 +48,7 @@ class DoubleWindow(AttentionBlock):
                 f"DoubleWindow wants an even number of heads that divides {channels}, got {heads}"
             )
         self.heads = heads // 2
-        self.window = (window,) * ndim
+        self.window = (window or (8 if ndim == 2 else 4),) * ndim
         self.qkv = conv(ndim, channels, 3 * channels, kernel=1)
         self.bias = RelativeBias(self.heads, self.window)
         self.shifted_bias = RelativeBias(self.heads, self.window)
@@ -56,13 +58,14 @@ class DoubleWindow(AttentionBlock):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
         size = x.shape[2:]
-        qkv = [t.chunk(2, 1) for t in self.qkv(x).chunk(3, 1)]
+        qs, ks, vs = (t.chunk(2, 1) for t in self.qkv(x).chunk(3, 1))
         shift = tuple(w // 2 if n > w else 0 for n, w in zip(size, self.window, strict=True))
-        ways = [(Windows(self.window), self.bias), (Windows(self.window, shift=shift), self.shifted_bias)]
+        ways = [Windows(self.window), Windows(self.window, shift=shift)]
+        tables = [self.bias, self.shifted_bias]
         seen: list[Tensor] | None = [] if self.map.wanted else None
         halves = [
-            attend_within(windows, *(t[i] for t in qkv), self.heads, table(), seen=seen)
-            for i, (windows, table) in enumerate(ways)
+            attend_within(windows, q, k, v, self.heads, table(), seen=seen)
+            for windows, table, q, k, v in zip(ways, tables, qs, ks, vs, strict=True)
         ]
         if seen:
             self.map((seen[0] + seen[1]) / 2)

@@ -50,7 +50,7 @@ class RaftMLP(AttentionBlock):
     Args:
         channels: C.
         ndim: number of spatial axes.
-        side: positions per axis that the perceptrons see.
+        side: positions per axis that the perceptrons see; 16, in volumes 8, when not given.
         raft: groups of channels that are mixed along; cut to a divisor of C.
         expansion: how many times wider the hidden layer along axes is.
         channel_expansion: the same across channels.
@@ -63,13 +63,14 @@ class RaftMLP(AttentionBlock):
         self,
         channels: int,
         ndim: int = 2,
-        side: int = 16,
+        side: int | None = None,
         raft: int = 4,
         expansion: int = 2,
         channel_expansion: int = 4,
         official: bool = False,
     ) -> None:
         super().__init__(channels, ndim)
+        side = side or (16 if ndim == 2 else 8)
         self.size = (side,) * ndim
         self.official = official
         raft = math.gcd(raft, channels)

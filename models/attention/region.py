@@ -35,7 +35,8 @@ class RegionAttention(AttentionBlock):
         channels: C.
         ndim: number of spatial axes.
         heads: about one per 32 channels when not given.
-        square: without regions, the map is cut into squares (cubes) of so many positions per axis.
+        square: without regions, the map is cut into squares (cubes) of so many positions per axis; 8,
+            in volumes 4, when not given.
         limit: regions of more positions are cut, in order of their rows, into equal parts of at most so many; else a
             region that covers the map would cost N^2 time. None never cuts.
         official: the released code's scale ``heads ** -0.5`` instead of ``(C / heads) ** -0.5``.
@@ -52,7 +53,7 @@ class RegionAttention(AttentionBlock):
         channels: int,
         ndim: int = 2,
         heads: int | None = None,
-        square: int = 8,
+        square: int | None = None,
         limit: int | None = 4096,
         official: bool = False,
     ) -> None:
@@ -60,6 +61,7 @@ class RegionAttention(AttentionBlock):
         heads = heads or heads_for(channels)
         if channels % heads:
             raise ModelError(f"RegionAttention wants heads that divide {channels} channels, got {heads}")
+        square = (8 if ndim == 2 else 4) if square is None else square
         if square < 1 or (limit is not None and limit < 1):
             raise ModelError(
                 f"RegionAttention wants square and limit of at least 1, got {square} and {limit}; "

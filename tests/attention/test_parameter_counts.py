@@ -61,6 +61,17 @@ COUNTS = [
     ("gpsa", {"heads": 4}, 2, whole, 16_468, 262_420),
     ("flow", {}, 2, whole, 16_640, 263_168),
     ("atconv", {}, 2, whole, 12_634, 197_722),
+    ("wavemix", {}, 2, whole, 83_344, 1_328_704),
+    ("wavelet", {}, 2, whole, 27_192, 296_906),
+    ("raft_mlp", {}, 2, whole, 66_624, 560_256),
+    ("region", {}, 3, whole, 16_704, 263_424),
+    ("cab", {}, 2, whole, 24_599, 396_381),
+    ("ocab", {"heads": 2}, 2, whole, 19_682, 266_210),
+    ("rgt", {}, 2, whole, 13_920, 190_848),
+    ("craft_high", {}, 2, whole, 14_464, 229_888),
+    ("craft_window", {}, 2, whole, 17_442, 266_232),
+    ("craft_fusion", {}, 2, whole, 67_846, 1_032_952),
+    ("double_window", {"heads": 4}, 2, whole, 17_540, 264_068),
 ]
 
 
