@@ -18,7 +18,7 @@ import tasks
 from datamodules import IGNORE, DataError, Folder, Satellite, SegmentationData, XRay, open_image
 from datamodules.division import Division
 from datamodules.sample import Batch, Sample
-from models import EncoderDecoder
+from models import EncoderDecoder, Output
 from tasks.model_file import Description, load_model
 from tasks.overlap import OverlapMetric
 from tasks.predictor import Predictor
@@ -448,7 +448,8 @@ def test_a_list_of_partly_labelled_cases(tmp_path: Path) -> None:
     other[:, 0], other[:, 2] = 0, 20.0 * (partly.mask == 0)
     losses = []
     for logits in (sure, other):
-        task.network.forward = lambda image, logits=logits: type("O", (), {"logits": logits, "aux": ()})()  # type: ignore[method-assign]
+        output = Output(logits)
+        task.network.forward = lambda image, present, output=output: output  # type: ignore[method-assign]
         losses.append(float(task.compute_loss(partly)))
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     # Without a background it has nowhere to hide.
