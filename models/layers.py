@@ -77,6 +77,22 @@ def patchify(
     return _CONV[ndim](in_channels, out_channels, tuple(patch), tuple(patch), groups=groups, bias=bias)
 
 
+def patch_conv(ndim: int, in_channels: int, out_channels: int, kernel: int, stride: int) -> Conv:
+    """A convolution of patches around strides: size ``S -> floor(S / stride)``, overlapping by kernel - stride."""
+    if kernel < stride or (kernel - stride) % 2:
+        raise ModelError(
+            f"a patch of {kernel} does not stand around a stride of {stride}; add an even number to it"
+        )
+    return _CONV[ndim](in_channels, out_channels, kernel, stride, (kernel - stride) // 2)
+
+
+def valid_conv(
+    ndim: int, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int]
+) -> Conv:
+    """A convolution without padding, kernels of any size: ``S -> (S - kernel) // stride + 1``."""
+    return _CONV[ndim](in_channels, out_channels, tuple(kernel), tuple(stride))
+
+
 def max_pool(ndim: int, step: int) -> nn.Module:
     """Largest value of each ``step`` positions per axis: size ``S -> ceil(S / step)``."""
     return _MAX_POOL[ndim](step, step, ceil_mode=True)

@@ -50,14 +50,16 @@ class LogSpacedBias(nn.Module):
         A box's length is a multiple of c, so that all offsets lie on one lattice of step c.
         """
         device, dtype = self.expand.weight.device, self.expand.weight.dtype
+        wide = torch.promote_types(dtype, torch.float32)
         axes, indices = [], []
         for n, b, c in zip(size, box, self.shared(size), strict=True):
             boxes = -(-n // b)
             cell = torch.arange(n, device=device) // c
             first = torch.arange(boxes, device=device) * (b // c)
             # From 0 for the first position and the last box.
-            indices.append(cell.unsqueeze(1) - first + (boxes - 1) * (b // c))
-            steps = torch.arange(-(-n // c) + (boxes - 1) * (b // c), device=device) - (boxes - 1) * (b // c)
+            behind = (boxes - 1) * (b // c)
+            indices.append(cell.unsqueeze(1) - first + behind)
+            steps = torch.arange(-behind, -(-n // c), device=device, dtype=wide)
             offset = steps * c + (c - 1) / 2 - (b - 1) / 2
             share = 8 * offset / max(n - 1, 1)
             axes.append((share.sign() * (1 + share.abs()).log2() / 3).to(dtype))

@@ -45,7 +45,12 @@ class GPSA(AttentionBlock):
     mixes = True
 
     def __init__(
-        self, channels: int, ndim: int = 2, heads: int | None = None, local: bool = True, strength: float = 1.0
+        self,
+        channels: int,
+        ndim: int = 2,
+        heads: int | None = None,
+        local: bool = True,
+        strength: float = 1.0,
     ) -> None:
         super().__init__(channels, ndim)
         self.heads = heads_for(channels) if heads is None else heads

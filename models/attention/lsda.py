@@ -45,9 +45,7 @@ class _Groups:
         regions = math.prod(-(-n // s) for n, s in zip(size, self.side, strict=True))
         parts = groups.unflatten(1, (regions, -1))
         inside = self.windows.join(parts.flatten(0, 1), self.side)
-        return self.regions.join(
-            inside.flatten(2).transpose(1, 2).unflatten(0, (len(groups), regions)), size
-        )
+        return self.regions.join(inside.flatten(2).transpose(1, 2).unflatten(0, (len(groups), regions)), size)
 
     def real(self, size: Sequence[int], device: torch.device) -> Tensor | None:
         """Which tokens are not padding, ``(groups, T)``; None where all are real."""

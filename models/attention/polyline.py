@@ -85,8 +85,8 @@ class Polyline(AttentionBlock):
         masks = self.masks(x)
 
         def along(axis: int, values: Tensor) -> Tensor:
-            lines = (t.movedim(1 + axis, -2) for t in (q, k, values))
-            return attend(*lines, masks[axis]).movedim(-2, 1 + axis)
+            lines_q, lines_k, lines_v = (t.movedim(1 + axis, -2) for t in (q, k, values))
+            return attend(lines_q, lines_k, lines_v, masks[axis]).movedim(-2, 1 + axis)
 
         orders = [[(first + i) % self.ndim for i in range(self.ndim)] for first in range(self.ndim)]
         total = torch.zeros_like(v)
@@ -97,9 +97,7 @@ class Polyline(AttentionBlock):
             total = total + values / len(orders)
         if self.map.wanted:
             shares = [
-                received(
-                    q.movedim(1 + axis, -2), k.movedim(1 + axis, -2), masks[axis]
-                ).movedim(-1, 1 + axis)
+                received(q.movedim(1 + axis, -2), k.movedim(1 + axis, -2), masks[axis]).movedim(-1, 1 + axis)
                 for axis in range(self.ndim)
             ]
             self.map(torch.stack(shares).mean(0).unsqueeze(1))

@@ -64,27 +64,27 @@ class VSA(AttentionBlock):
 
     def places(self, x: Tensor) -> Tensor:
         """Where keys are read, in array indices: ``(B, heads, G, T, ndim)``, in single precision at least."""
-        window = torch.tensor(self.windows.window, device=x.device)
-        counts = [-(-n // w) for n, w in zip(x.shape[2:], self.windows.window, strict=True)]
-        summary = F.leaky_relu(self.windows.split(x).mean(2))
         wide = torch.promote_types(x.dtype, torch.float32)
+        counts = [-(-n // w) for n, w in zip(x.shape[2:], self.windows.window, strict=True)]
+        window = torch.tensor(self.windows.window, device=x.device, dtype=wide)
+        windows = torch.tensor(counts, device=x.device, dtype=wide)
+        summary = F.leaky_relu(self.windows.split(x).mean(2))
 
         def by_head(predicted: Tensor) -> Tensor:  # (B, G, heads * ndim) -> (B, heads, G, 1, ndim)
             return predicted.to(wide).unflatten(-1, (self.heads, self.ndim)).transpose(1, 2).unsqueeze(3)
 
-        middle = ((window - 1) / 2).to(wide)
+        middle = (window - 1) / 2
         base = grid(self.windows.window, x.device).to(wide) - middle
         centre = grid(counts, x.device).to(wide) * window + middle
-        padded = torch.tensor(counts, device=x.device) * window
-        shift = by_head(self.offset(summary)) * ((padded - 1) / 2 / (padded / window)).to(wide)
+        shift = by_head(self.offset(summary)) * (windows * window - 1) / (2 * windows)
         return centre.unsqueeze(1) + base * (1 + by_head(self.scale(summary))) + shift
 
     def _read(self, values: Tensor, places: Tensor) -> Tensor:
         """``(B, heads * d, *S)`` at ``(B, heads, G, T, ndim) -> (B, G, heads, T, d)``."""
         batch, size = len(values), values.shape[2:]
         # grid_sample counts from -1 to 1 and names the last axis first.
-        last = torch.tensor([max(n - 1, 1) for n in size], device=values.device)
-        at = (places * (2 / last) - 1).flip(-1).to(places.dtype).flatten(0, 1)
+        last = torch.tensor([max(n - 1, 1) for n in size], device=places.device, dtype=places.dtype)
+        at = (places * 2 / last - 1).flip(-1).flatten(0, 1)
         values = values.unflatten(1, (self.heads, -1)).flatten(0, 1).to(at.dtype)
         read = F.grid_sample(
             values,

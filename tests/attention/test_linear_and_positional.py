@@ -49,7 +49,7 @@ def depthwise(x, weight, bias):
     padded = np.pad(x, [(0, 0), (0, 0), *((half, half),) * (x.ndim - 2)])
     y = np.zeros_like(x) + bias.reshape(1, -1, *(1,) * (x.ndim - 2))
     for tap in np.ndindex(weight.shape[2:]):
-        part = padded[(slice(None), slice(None), *(slice(t, t + n) for t, n in zip(tap, x.shape[2:])))]
+        part = padded[(slice(None), slice(None), *(slice(t, t + n) for t, n in zip(tap, x.shape[2:], strict=True)))]
         y += weight[(slice(None), 0, *tap)].reshape(1, -1, *(1,) * (x.ndim - 2)) * part
     return y
 
@@ -62,7 +62,9 @@ class TestGPSA:
     @both
     @pytest.mark.parametrize("options", [{}, {"local": False}, {"heads": 4, "strength": 0.5}])
     def test_against_its_formulas(self, options, ndim):
-        block, x, p = by_hand_case(GPSA(16, ndim, **{"heads": 2} | options), ndim, size=SIZE[ndim], channels=16)
+        block, x, p = by_hand_case(
+            GPSA(16, ndim, **{"heads": 2} | options), ndim, size=SIZE[ndim], channels=16
+        )
         heads, t = block.heads, tokens_of(x)
         q, k = (heads_of(a, heads) for a in np.split(t @ p["query_key.weight"].T, 2, -1))
         content = softmax(np.einsum("bhid,bhjd->bhij", q, k) / math.sqrt(16 / heads), -1)
@@ -199,7 +201,9 @@ class TestConvGLU:
     @pytest.mark.parametrize("ratio", [4.0, 1.5])
     def test_against_its_formulas(self, ratio, ndim):
         block, x, p = by_hand_case(ConvGLU(6, ndim, ratio=ratio), ndim, size=SIZE[ndim], channels=6)
-        p = {n: a.reshape(a.shape[:2]) if n in ("expand.weight", "project.weight") else a for n, a in p.items()}
+        p = {
+            n: a.reshape(a.shape[:2]) if n in ("expand.weight", "project.weight") else a for n, a in p.items()
+        }
         gate, value = np.split(linear(tokens_of(x), p, "expand"), 2, -1)
         gate = gate.swapaxes(1, 2).reshape(len(x), -1, *SIZE[ndim])
         gate = gelu(depthwise(gate, p["neighbors.weight"], p["neighbors.bias"]))
@@ -221,7 +225,10 @@ class TestWaveBlock:
     @both
     @pytest.mark.parametrize("axis", [0, 1])
     def test_keeps_one_stripe(self, axis, ndim):
-        block, x = WaveBlock(4, ndim, axis=axis, factor=2.0).train(), maps(ndim, size=(10,) * ndim, channels=4)
+        block, x = (
+            WaveBlock(4, ndim, axis=axis, factor=2.0).train(),
+            maps(ndim, size=(10,) * ndim, channels=4),
+        )
         starts = set()
         for seed in range(30):
             torch.manual_seed(seed)
@@ -255,7 +262,9 @@ class TestWaveBlock:
         """A list puts blocks one behind the other: the Pre-A form."""
         from models import EncoderDecoder
 
-        model = EncoderDecoder(1, 2, encoder={"name": "plain", "widths": [8, 16]}, attention=["eca", "wave_block"])
+        model = EncoderDecoder(
+            1, 2, encoder={"name": "plain", "widths": [8, 16]}, attention=["eca", "wave_block"]
+        )
         stage = model.encoder.stages[0]
         assert [type(m).__name__ for m in list(stage)[-2:]] == ["ECA", "WaveBlock"]
 

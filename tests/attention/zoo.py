@@ -8,6 +8,15 @@ from models.attention import ATTENTION
 
 # Options worth running through the whole contract besides the defaults of every block.
 VARIANTS = {
+    "gpsa": [{"heads": 4, "local": False}],
+    "flow": [{"heads": 8}],
+    "l2_linear": [{"concentration": True, "clamp": 1.0}],
+    "vsa": [{"window": 3, "heads": 4}],
+    "polyline": [{"heads": 8}],
+    "lsda": [{"kind": "short", "group": 4}, {"kind": "long", "interval": 2, "group": 3}],
+    "aggregated": [{"window": 5, "pooled": 3, "width": 64}],
+    "conv_glu": [{"ratio": 1.5}],
+    "wave_block": [{"axis": 1, "height": 0.5}],
     "ulsam": [{"groups": 1, "rescale": True}],
     "medusa": [{"widths": [8], "hidden": 4}],
     "ela": [{"variant": "T"}, {"variant": "L", "shared": False}],
