@@ -13,7 +13,10 @@ from typing import Any
 from models.errors import ModelError
 
 # Spelled out for configuration parsers, which want a closed type: no class is ever made from such a value.
-Part = str | dict[str, bool | int | float | str | list[int | list[int]] | list[str] | None]
+_Option = bool | int | float | str | list[int | list[int]] | list[str] | None
+_Inner = dict[str, _Option]
+# A part may hold parts: the mixers of a pyramid, one for all stages or one per stage.
+Part = str | dict[str, _Option | _Inner | list[float] | list[str | _Inner]]
 
 
 def split_part(part: Part | Mapping[str, Any], kind: str) -> tuple[str, dict[str, Any]]:
