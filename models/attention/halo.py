@@ -95,13 +95,12 @@ class Halo(AttentionBlock):
         side = self.block + 2 * self.halo
         at = torch.arange(side, device=q.device)
         offset = at.unsqueeze(0) - at[: self.block].unsqueeze(1) + side - 1  # (b, side)
-        shape = (*q.shape[:3], *(self.block,) * self.ndim)
         queries, keys = [q * q.shape[-1] ** -0.5], [k]
         for axis in range(self.ndim):
             vectors = self.relative[axis, offset].to(q.dtype)  # (b, side, d)
-            moved = q.unflatten(3, shape[3:]).movedim(3 + axis, -2)
-            logits = (moved.unsqueeze(-2) @ vectors.transpose(-1, -2)).squeeze(-2)
-            queries.append(logits.movedim(-2, 3 + axis).flatten(3, 2 + self.ndim))
+            moved = q.unflatten(3, (self.block,) * self.ndim).movedim(3 + axis, 0)
+            logits = (moved.flatten(1, -2) @ vectors.transpose(1, 2)).unflatten(1, moved.shape[1:-1])
+            queries.append(logits.movedim(0, 3 + axis).flatten(3, 2 + self.ndim))
             row = at.reshape([-1 if a == axis else 1 for a in range(self.ndim)]).expand((side,) * self.ndim)
             seen = F.one_hot(row.flatten(), side).to(k.dtype)
             keys.append(seen.expand(*k.shape[:3], -1, -1))
