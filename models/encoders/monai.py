@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from models.encoders.monai_weights import load_monai
 from models.errors import ModelError
@@ -127,17 +129,18 @@ class SwinUNETRHalf(nn.Module):
             raise ModelError(
                 f"monai: heads {list(heads)} must divide the widths {[width * 2**i for i in range(4)]}"
             )
-        whole: Any = SwinUNETR(
-            in_channels=in_channels,
-            out_channels=1,
-            feature_size=width,
-            depths=tuple(blocks),
-            num_heads=tuple(heads),
-            window_size=window,
-            norm_name=("group", {"num_groups": width}) if norm == "group" else norm,
-            spatial_dims=ndim,
-            use_v2=v2,
-        )
+        with _RatesOnCPU():
+            whole: Any = SwinUNETR(
+                in_channels=in_channels,
+                out_channels=1,
+                feature_size=width,
+                depths=tuple(blocks),
+                num_heads=tuple(heads),
+                window_size=window,
+                norm_name=("group", {"num_groups": width}) if norm == "group" else norm,
+                spatial_dims=ndim,
+                use_v2=v2,
+            )
         self.swinViT = whole.swinViT
         self.encoder1 = whole.encoder1
         self.encoder2 = whole.encoder2
@@ -203,6 +206,16 @@ class SwinUNETRHalf(nn.Module):
             x = layer.downsample(x).movedim(-1, 1).contiguous()
             hidden.append(x)
         return [F.layer_norm(h.movedim(1, -1), h.shape[1:2]).movedim(-1, 1) for h in hidden]
+
+
+class _RatesOnCPU(TorchFunctionMode):
+    """monai makes numbers of ``torch.linspace``, which is impossible where networks are built without memory."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **({**kwargs, "device": "cpu"} if func is torch.linspace else kwargs))
 
 
 NETWORKS: dict[str, type[SegResNetHalf] | type[SwinUNETRHalf]] = {

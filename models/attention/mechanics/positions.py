@@ -5,6 +5,7 @@ Everything is made on the fly for the size at hand, so that no block is tied to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,7 +43,7 @@ class RelativeBias(nn.Module):
         super().__init__()
         keys = window if keys is None else keys
         extent = [w + k - 1 for w, k in zip(window, keys, strict=True)]
-        self.table = nn.Parameter(torch.empty(heads, int(torch.tensor(extent).prod())))
+        self.table = nn.Parameter(torch.empty(heads, math.prod(extent)))
         nn.init.trunc_normal_(self.table, std=0.02)
         # From 0 for the first key seen from the last query to extent - 1 for the last key from the first.
         offset = grid(keys).unsqueeze(0) - grid(window).unsqueeze(1) + torch.tensor(window) - 1
