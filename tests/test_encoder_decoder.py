@@ -63,9 +63,10 @@ def is_cancelled_by_a_norm(name):
 @pytest.mark.parametrize(("encoder", "fusion", "attention", "ndim"), COMBINATIONS)
 def test_every_combination(encoder, fusion, attention, ndim):
     model = build(encoder, fusion, attention, ndim, deep_supervision=True)
-    for block in model.modules():
-        if isinstance(block, SE):  # At these widths it has one hidden unit, which may start dead.
-            nn.init.constant_(block.squeeze.bias, 5.0)
+    for block in model.encoder.modules():
+        squeeze = getattr(block, "squeeze", None)
+        if isinstance(squeeze, nn.Linear):  # At these widths it has one hidden unit, which may start dead.
+            nn.init.constant_(squeeze.weight, 1.0)  # Means behind an activation are positive.
     x = image(ndim)
     size = x.shape[2:]
 

@@ -83,8 +83,9 @@ class AttentionGate(Fusion):
             self.from_skip = patchify(ndim, skip_channels, hidden, self.stride, bias=False)
             self.psi = conv(ndim, hidden, 1, kernel=1)
             self.project = _normed(ndim, skip_channels, skip_channels, norm)
-            for layer in (self.from_x, self.from_skip, self.psi, self.project[0]):
-                nn.init.kaiming_normal_(layer.weight)  # As the authors do.
+            for parameter in self.parameters():
+                if parameter.ndim > 1:  # Weights of convolutions, drawn as the authors draw them.
+                    nn.init.kaiming_normal_(parameter)
         self.map = AttentionMap()
 
     def weights(self, x: Tensor, skip: Tensor) -> Tensor:
