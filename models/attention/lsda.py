@@ -42,7 +42,7 @@ class _Groups:
         """The inverse of :meth:`split`."""
         if self.regions is None:
             return self.windows.join(groups, size)
-        regions = math.prod(-(-n // s) for n, s in zip(size, self.side, strict=True))
+        regions = math.prod([-(-n // s) for n, s in zip(size, self.side, strict=True)])
         parts = groups.unflatten(1, (regions, -1))
         inside = self.windows.join(parts.flatten(0, 1), self.side)
         return self.regions.join(inside.flatten(2).transpose(1, 2).unflatten(0, (len(groups), regions)), size)

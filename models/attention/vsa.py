@@ -68,7 +68,10 @@ class VSA(AttentionBlock):
         counts = [-(-n // w) for n, w in zip(x.shape[2:], self.windows.window, strict=True)]
         window = torch.tensor(self.windows.window, device=x.device, dtype=wide)
         windows = torch.tensor(counts, device=x.device, dtype=wide)
-        summary = F.leaky_relu(self.windows.split(x).mean(2))
+        # Half precision would move keys by whole positions at the far end of a map.
+        with torch.autocast(x.device.type, enabled=False):
+            summary = F.leaky_relu(self.windows.split(x.to(self.scale.weight.dtype)).mean(2))
+            scale, offset = self.scale(summary), self.offset(summary)
 
         def by_head(predicted: Tensor) -> Tensor:  # (B, G, heads * ndim) -> (B, heads, G, 1, ndim)
             return predicted.to(wide).unflatten(-1, (self.heads, self.ndim)).transpose(1, 2).unsqueeze(3)
@@ -76,8 +79,8 @@ class VSA(AttentionBlock):
         middle = (window - 1) / 2
         base = grid(self.windows.window, x.device).to(wide) - middle
         centre = grid(counts, x.device).to(wide) * window + middle
-        shift = by_head(self.offset(summary)) * (windows * window - 1) / (2 * windows)
-        return centre.unsqueeze(1) + base * (1 + by_head(self.scale(summary))) + shift
+        shift = by_head(offset) * (windows * window - 1) / (2 * windows)
+        return centre.unsqueeze(1) + base * (1 + by_head(scale)) + shift
 
     def _read(self, values: Tensor, places: Tensor) -> Tensor:
         """``(B, heads * d, *S)`` at ``(B, heads, G, T, ndim) -> (B, G, heads, T, d)``."""

@@ -49,7 +49,9 @@ def depthwise(x, weight, bias):
     padded = np.pad(x, [(0, 0), (0, 0), *((half, half),) * (x.ndim - 2)])
     y = np.zeros_like(x) + bias.reshape(1, -1, *(1,) * (x.ndim - 2))
     for tap in np.ndindex(weight.shape[2:]):
-        part = padded[(slice(None), slice(None), *(slice(t, t + n) for t, n in zip(tap, x.shape[2:], strict=True)))]
+        part = padded[
+            (slice(None), slice(None), *(slice(t, t + n) for t, n in zip(tap, x.shape[2:], strict=True)))
+        ]
         y += weight[(slice(None), 0, *tap)].reshape(1, -1, *(1,) * (x.ndim - 2)) * part
     return y
 
