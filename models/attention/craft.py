@@ -22,7 +22,17 @@ from models.attention.mechanics.tokens import (
 from models.attention.mechanics.windows import Windows
 from models.attention.mechanics.within import attend_within
 from models.errors import ModelError
-from models.layers import conv, max_filter
+from models.layers import conv
+
+
+def _largest_neighbour(x: Tensor) -> Tensor:
+    """The largest of the 3 per axis around each position, axis by axis: a max pool of 3 with stride 1."""
+    for axis in range(2, x.ndim):
+        n = x.shape[axis]
+        sides = [1 if a == axis else 0 for a in range(x.ndim - 1, 1, -1) for _ in range(2)]
+        around = F.pad(x, sides, value=-torch.inf)
+        x = torch.stack([around.narrow(axis, i, n) for i in range(3)]).amax(0)
+    return x
 
 
 class CRAFTHigh(AttentionBlock):
@@ -49,13 +59,13 @@ class CRAFTHigh(AttentionBlock):
         self.halves = (channels // 2, channels - channels // 2)
         local, high = self.halves
         self.local = nn.Sequential(conv(ndim, local, local), nn.GELU())
-        self.high = nn.Sequential(max_filter(ndim, 3), conv(ndim, high, high, kernel=1), nn.GELU())
+        self.high = nn.Sequential(conv(ndim, high, high, kernel=1), nn.GELU())
         self.project = conv(ndim, channels, channels, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
         local, high = x.split(self.halves, 1)
-        return x + self.project(torch.cat([self.local(local), self.high(high)], 1))
+        return x + self.project(torch.cat([self.local(local), self.high(_largest_neighbour(high))], 1))
 
 
 class CRAFTWindow(AttentionBlock):

@@ -277,7 +277,7 @@ def high_by_hand(x, p, prefix=""):
     y = np.pad(x[:, half:], [(0, 0), (0, 0), *((1, 1),) * (x.ndim - 2)], constant_values=-np.inf)
     y = np.lib.stride_tricks.sliding_window_view(y, (3,) * (x.ndim - 2), tuple(range(2, x.ndim)))
     y = y.max(tuple(range(x.ndim, y.ndim)))
-    high = by_hand.gelu(convolve(y, p[f"{prefix}high.1.weight"], p[f"{prefix}high.1.bias"]))
+    high = by_hand.gelu(convolve(y, p[f"{prefix}high.0.weight"], p[f"{prefix}high.0.bias"]))
     joined = np.concatenate([local, high], 1)
     return x + convolve(joined, p[f"{prefix}project.weight"], p[f"{prefix}project.bias"])
 

@@ -40,17 +40,16 @@ def selective_scan(x: Tensor, step: Tensor, decay: Tensor, b: Tensor, c: Tensor)
     x, step, b, c = (
         F.pad(t, (0, count * block - length)).unflatten(-1, (count, block)) for t in (x, step, b, c)
     )
-    # (..., d, n, count, block)
+    # (..., d, n, count, block). Taken apart once: to index step by step would cost a whole gradient for each.
     log_decay = step.unsqueeze(-3) * decay[..., None, None]
     fresh = (step * x).unsqueeze(-3) * b.unsqueeze(-4)
-    kept = log_decay.exp()
-    inside = [fresh[..., 0]]
-    for t in range(1, block):
-        inside.append(kept[..., t] * inside[-1] + fresh[..., t])
+    inside: list[Tensor] = []
+    for kept, new in zip(log_decay.exp().unbind(-1), fresh.unbind(-1), strict=True):
+        inside.append(kept * inside[-1] + new if inside else new)
     through = log_decay.sum(-1).exp()  # What a whole block leaves of the state before it.
-    before = [torch.zeros_like(inside[0][..., 0])]
-    for i in range(count - 1):
-        before.append(through[..., i] * before[-1] + inside[-1][..., i])
+    before = [torch.zeros_like(through[..., 0])]
+    for kept, new in list(zip(through.unbind(-1), inside[-1].unbind(-1), strict=True))[:-1]:
+        before.append(kept * before[-1] + new)
     carried = torch.stack(before, -1).unsqueeze(-1) * log_decay.cumsum(-1).exp()
     state = torch.stack(inside, -1) + carried
     return (state * c.unsqueeze(-4)).sum(-3).flatten(-2)[..., :length]
