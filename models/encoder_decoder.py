@@ -25,7 +25,7 @@ class EncoderDecoder(Segmenter):
         ndim: number of spatial axes.
         encoder: a name of :data:`models.encoders.ENCODERS`, or a mapping with its name and options.
         decoder: unet, or a mapping with its name and options.
-        fusion: concat, add, attention_gate, or a mapping with its name and options.
+        fusion: concat, add, attention_gate, skff, or a mapping with its name and options.
         attention: none, a block's name, a mapping with ``name``, ``at``, ``levels`` and the block's options,
             or a list of such mappings; see :mod:`models.attention.placement`.
         neck: none, dense_attention, or a mapping with its name and options: what the encoder's maps go through before
@@ -76,13 +76,15 @@ class EncoderDecoder(Segmenter):
     def encode(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> the encoder's maps, fine to coarse, through the neck if there is one."""
         self._check_size(image)
-        maps = self.encoder(image)
-        return maps if self.neck is None else self.neck(maps)
+        return self._through_neck(self.encoder(image))
 
     def encode_lacking(self, image: Tensor, present: Tensor) -> list[Tensor]:
         """The same, and the encoder is told which channels each image has."""
         self._check_size(image)
-        return self.encoder.forward_lacking(image, present)
+        return self._through_neck(self.encoder.forward_lacking(image, present))
+
+    def _through_neck(self, maps: list[Tensor]) -> list[Tensor]:
+        return maps if self.neck is None else self.neck(maps)
 
     def _check_size(self, image: Tensor) -> None:
         coarsest = [-(-n // s) for n, s in zip(image.shape[2:], self.encoder.strides[-1], strict=True)]

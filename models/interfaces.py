@@ -6,6 +6,8 @@ dimensions are the same code: ``ndim`` appears only where a layer is made, and r
 
     image --Encoder--> maps, fine to coarse --Decoder--> maps, fine to coarse --head--> Output
 
+A Neck may stand before the decoder and change the maps, not their shapes.
+
 Everything that computes a segmentation, whatever its paper, is a :class:`Segmenter` and returns an
 :class:`Output`; training, prediction, export and viewer know nothing else about it.
 """
@@ -107,6 +109,16 @@ class Encoder(nn.Module, ABC):
         there are no such blocks.
         """
         return []
+
+
+class Neck(nn.Module, ABC):
+    """Lets the levels of an encoder see each other before they are decoded. Subclasses are constructed with
+    ``(channels, ndim)``: the channels of each level, finest first.
+    """
+
+    @abstractmethod
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """``[(B, channels[i], *S_i)] -> [(B, channels[i], *S_i)]``: as many maps, of the same channels and sizes."""
 
 
 class Decoder(nn.Module, ABC):

@@ -32,8 +32,8 @@ class DAU(AttentionBlock):
             conv(ndim, channels, channels, bias=False),
         )
         self.position = conv(ndim, 2, 1, kernel=5, bias=False)
-        self.squeeze = nn.Linear(channels, hidden, bias=False)
-        self.excite = nn.Linear(hidden, channels, bias=False)
+        self.reduce = nn.Linear(channels, hidden, bias=False)
+        self.expand = nn.Linear(hidden, channels, bias=False)
         self.join = conv(ndim, 2 * channels, channels, kernel=1, bias=False)
         self.position_map = AttentionMap()
         self.channel_map = AttentionMap()
@@ -43,6 +43,6 @@ class DAU(AttentionBlock):
         r = self.body(x)
         pooled = torch.cat([r.amax(1, keepdim=True), r.mean(1, keepdim=True)], 1)
         by_position = r * self.position_map(self.position(pooled).sigmoid())
-        weights = self.excite(self.squeeze(global_mean(r)).relu()).sigmoid()
+        weights = self.expand(self.reduce(global_mean(r)).relu()).sigmoid()
         by_channel = r * self.channel_map(over_space(weights, r))
         return x + self.join(torch.cat([by_position, by_channel], 1))

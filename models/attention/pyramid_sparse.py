@@ -104,4 +104,4 @@ class PyramidSparse(AttentionBlock):
             blocks = self.blocks.split(part).unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)
             index = best[..., None, None].expand(-1, -1, -1, *blocks.shape[3:])
             opened.append(blocks.gather(2, index).flatten(2, 3))
-        return attend(q, *opened, bias=present[best].flatten(2).unsqueeze(2))
+        return attend(q, opened[0], opened[1], present[best].flatten(2).unsqueeze(2))

@@ -48,7 +48,7 @@ class UNetDecoder(Decoder):
 
     Args:
         encoder: the encoder it serves.
-        fusion: concat, add, attention_gate, or a mapping with its name and options.
+        fusion: concat, add, attention_gate, skff, or a mapping with its name and options.
         widths: channels of each stage, finest first; the encoder's own when not given.
         blocks: convolutions per stage.
         upsampling: transposed or linear.

@@ -2,8 +2,14 @@
 
 from models.fusion.attention_gate import AttentionGate
 from models.fusion.basic import Add, Concat
+from models.fusion.skff import SKFF, SelectiveSum
 from models.interfaces import Fusion
 
-FUSION: dict[str, type[Fusion]] = {"add": Add, "attention_gate": AttentionGate, "concat": Concat}
+FUSION: dict[str, type[Fusion]] = {
+    "add": Add,
+    "attention_gate": AttentionGate,
+    "concat": Concat,
+    "skff": SKFF,
+}
 
-__all__ = ["FUSION", "Add", "AttentionGate", "Concat"]
+__all__ = ["FUSION", "SKFF", "Add", "AttentionGate", "Concat", "SelectiveSum"]

@@ -80,6 +80,12 @@ COUNTS = [
     ("craft_window", {}, 2, whole, 17_442, 266_232),
     ("craft_fusion", {}, 2, whole, 67_846, 1_032_952),
     ("double_window", {"heads": 4}, 2, whole, 17_540, 264_068),
+    ("token_aggregation", {}, 2, whole, 28_672, 458_752),
+    ("dau", {}, 2, whole, 82_995, 1_327_155),
+    ("pat_channel", {}, 2, whole, 7104, 111_360),
+    ("pat_spatial", {}, 2, whole, 1184, 17_024),
+    ("head_tokens", {}, 2, whole, 18_944, 273_728),
+    ("probing", {}, 3, whole, 4160, 16_640),
 ]
 
 

@@ -181,8 +181,8 @@ def test_dau(ndim):
     r = convolve(np.where(r > 0, r, p["body.1.weight"] * r), p["body.2.weight"])
     pooled = np.stack([r.max(1), r.mean(1)], 1)
     by_position = r * sigmoid(convolve(pooled, p["position.weight"]))
-    hidden = np.maximum(r.reshape(2, 8, -1).mean(-1) @ p["squeeze.weight"].T, 0)
-    by_channel = r * along(sigmoid(hidden @ p["excite.weight"].T), r)
+    hidden = np.maximum(r.reshape(2, 8, -1).mean(-1) @ p["reduce.weight"].T, 0)
+    by_channel = r * along(sigmoid(hidden @ p["expand.weight"].T), r)
     expected = a + convolve(np.concatenate([by_position, by_channel], 1), p["join.weight"])
     assert difference(block, x, expected) < 1e-10
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 def dynamic_depthwise(x: Tensor, kernels: Tensor, kernel: Sequence[int]) -> Tensor:
     """Each group of channels is convolved with a kernel of its own, zeros around the map.
 
-    The sum runs over shifted views, one tap at a time: nothing is unfolded, so that memory does not grow with
-    the kernel, and no convolution of ``B * C`` groups is needed for one kernel per sample.
+    The sum runs over shifted views, one row of taps at a time, so that memory grows with the length of a row and not
+    with the kernel, and no convolution of ``B * C`` groups is needed for one kernel per sample.
 
     Args:
         x: ``(B, G, c, *S)``: G groups of c channels.
@@ -25,12 +25,15 @@ def dynamic_depthwise(x: Tensor, kernels: Tensor, kernel: Sequence[int]) -> Tens
     Returns:
         ``(B, G, c, *S)``.
     """
-    size = x.shape[3:]
     padded = F.pad(x, [amount for k in reversed(kernel) for amount in (k // 2, k // 2)])
     total = torch.zeros_like(x)
-    for tap, offset in enumerate(itertools.product(*(range(k) for k in kernel))):
-        shifted = padded[(..., *(slice(o, o + n) for o, n in zip(offset, size, strict=True)))]
-        total = total + kernels[:, :, tap].unsqueeze(2) * shifted
+    row = kernel[-1]
+    for first, offset in enumerate(itertools.product(*(range(k) for k in kernel[:-1]))):
+        shifted = padded
+        for axis, o in enumerate(offset):
+            shifted = shifted.narrow(3 + axis, o, x.shape[3 + axis])
+        taps = kernels.narrow(2, first * row, row).movedim(2, -1).unsqueeze(2)  # (B, G, 1, *S, row)
+        total = total + (shifted.unfold(-1, row, 1) * taps).sum(-1)
     return total
 
 
@@ -43,8 +46,10 @@ def received_dynamic(kernels: Tensor, kernel: Sequence[int]) -> Tensor:
     padded = F.pad(kernels, [amount for k in reversed(kernel) for amount in (k // 2, k // 2)])
     total = torch.zeros_like(kernels[:, :, 0])
     for tap, offset in enumerate(itertools.product(*(range(k) for k in kernel))):
-        back = (slice(k - 1 - o, k - 1 - o + n) for o, k, n in zip(offset, kernel, size, strict=True))
-        total = total + padded[:, :, tap][(..., *back)]
+        shifted = padded[:, :, tap]
+        for axis, (o, k) in enumerate(zip(offset, kernel, strict=True)):
+            shifted = shifted.narrow(2 + axis, k - 1 - o, size[axis])
+        total = total + shifted
     return total
 
 
