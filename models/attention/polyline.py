@@ -86,7 +86,9 @@ class Polyline(AttentionBlock):
 
         def along(axis: int, values: Tensor) -> Tensor:
             lines_q, lines_k, lines_v = (t.movedim(1 + axis, -2) for t in (q, k, values))
-            return attend(lines_q, lines_k, lines_v, masks[axis]).movedim(-2, 1 + axis)
+            y = attend(lines_q, lines_k, lines_v, masks[axis]).movedim(-2, 1 + axis)
+            # An export to ONNX lays the kernel's result out differently from what it was traced with.
+            return y.clone(memory_format=torch.contiguous_format)
 
         orders = [[(first + i) % self.ndim for i in range(self.ndim)] for first in range(self.ndim)]
         total = torch.zeros_like(v)
