@@ -3,5 +3,6 @@
 ``attend`` softmax attention, ``tokens`` maps to tokens and heads, ``windows`` cutting maps into windows,
 ``positions`` what is known of where a token lies, ``linear`` linear attention, ``channels`` attention of channels to
 channels,
-``strips`` a map seen along one axis at a time.
+``strips`` a map seen along one axis at a time, ``neighbors`` attention of every position to those near it,
+``window_attention`` attention within windows with its linear layers.
 """

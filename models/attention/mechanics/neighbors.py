@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from models.attention.mechanics.attend import attend, received
 
-# Pairs of a query and a gathered key that are handled at a time, per head.
-PAIRS_AT_A_TIME = 2**24
+# Pairs of a query and a gathered key that are handled at a time.
+PAIRS_AT_A_TIME = 2**25
 TILE = {1: 32, 2: 8, 3: 4}
 
 
@@ -177,10 +177,10 @@ class Neighbors:
             for n, k, d in zip(size, kernel, dilation, strict=True)
         ]
 
-    def _bands(self, axes: list[Axis]) -> list[list[Axis]]:
-        """The same tiles in bands of rows small enough to be handled at a time."""
+    def _bands(self, axes: list[Axis], copies: int) -> list[list[Axis]]:
+        """The same tiles in bands of rows small enough to be handled at a time, where each pair takes ``copies``."""
         pairs = math.prod([a.seen[0].numel() for a in axes]) * math.prod([len(a.seen) for a in axes[1:]])
-        rows = max(1, PAIRS_AT_A_TIME // pairs)
+        rows = max(1, PAIRS_AT_A_TIME // (pairs * copies))
         return [[axes[0].part(slice(i, i + rows)), *axes[1:]] for i in range(0, len(axes[0].queries), rows)]
 
     def _logits_bias(self, band: list[Axis], table: Tensor | None, batch: int) -> Tensor:
@@ -214,7 +214,8 @@ class Neighbors:
         axes = self._axes(size, q.device)
         kv = self._padded(kv, axes)
         done = []
-        for band in self._bands(axes):
+        # All samples and heads share a mask; a bias is their own.
+        for band in self._bands(axes, 1 if table is None else len(q) * heads):
             queries = _gather(q, [axis.queries for axis in band], heads)
             keys, values = (_gather(x, [axis.keys for axis in band], heads) for x in kv.chunk(2, dim=-1))
             out = attend(queries, keys, values, self._logits_bias(band, table, len(q)))
@@ -231,7 +232,7 @@ class Neighbors:
         axes = self._axes(size, q.device)
         kv = self._padded(kv, axes)
         total = kv.new_zeros(kv.shape[:-1])
-        for band in self._bands(axes):
+        for band in self._bands(axes, batch * heads):
             queries = _gather(q, [axis.queries for axis in band], heads).unflatten(1, (batch, heads))
             keys = _gather(kv.chunk(2, dim=-1)[0], [axis.keys for axis in band], heads).unflatten(
                 1, (batch, heads)
