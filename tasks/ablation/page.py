@@ -40,6 +40,8 @@ def findings(ablation: Ablation) -> list[str]:
     for name, dataset in ablation.datasets.items():
         compared = comparisons(dataset)
         spread = [c.difference for label, c in compared.items() if label != NONE]
+        if not spread:
+            continue
         better = [label for label, c in compared.items() if c.p < LEVEL and c.difference > 0]
         worse = [label for label, c in compared.items() if c.p < LEVEL and c.difference < 0]
         best = max(
@@ -53,7 +55,8 @@ def findings(ablation: Ablation) -> list[str]:
     everywhere = [
         label
         for label in _labels(ablation)
-        if all(
+        if label != NONE
+        and all(
             label in dataset.entries and comparisons(dataset)[label].difference > 0
             for dataset in ablation.datasets.values()
         )
@@ -147,7 +150,7 @@ def _chart(ablation: Ablation, path: Path) -> None:
             axes.plot(found.difference, row, "o", color=colour, markersize=4.5)
         gaps = [c.difference for label, c in comparisons(dataset).items() if label != NONE]
         # Intervals over few seeds are wide; the points shall be seen apart.
-        reach = max(0.01, 1.6 * max(abs(gap) for gap in gaps))
+        reach = max([0.01, *(1.6 * abs(gap) for gap in gaps)])
         axes.set_xlim(-reach, reach)
         axes.axvline(0, color=_QUIET, linewidth=0.8)
         axes.set_title(name, fontsize=9, color=_INK)
