@@ -91,6 +91,18 @@ def test_errors_of_the_part_itself_pass_through():
             {"name": "psa", "at": ["skips", "decoder"], "levels": [0, 1], "official": True},
         ),
         ("{name: timm, weights: null}", {"name": "timm", "weights": None}),
+        (
+            "{name: pyramid, ratio: [8, 2.5], mixer: [none, {name: bra, topk: 4}, eca]}",
+            {"name": "pyramid", "ratio": [8, 2.5], "mixer": ["none", {"name": "bra", "topk": 4}, "eca"]},
+        ),
+        (
+            "{name: pyramid, strides: [[1, 2, 2], 2], mixer: {name: neighborhood, kernel: [3, 5, 5]}}",
+            {
+                "name": "pyramid",
+                "strides": [[1, 2, 2], 2],
+                "mixer": {"name": "neighborhood", "kernel": [3, 5, 5]},
+            },
+        ),
     ],
 )
 def test_configuration_parser_reads_what_the_docstrings_show(text, expected):

@@ -77,7 +77,8 @@ def _slots(place: str, encoder: Encoder, decoder: Decoder) -> dict[int, list[Slo
         found = {level: encoder.branches(level) for level in channels}
         if not any(found.values()):
             raise ModelError(
-                "attention at 'residual' wants an encoder with residual blocks: encoder residual, or a ResNet of timm"
+                "attention at 'residual' wants an encoder with residual blocks: residual, convnext, pyramid, monai, or a "
+                "ResNet of timm"
             )
         return {level: slots for level, slots in found.items() if slots}
     if place == "decoder":

@@ -160,9 +160,8 @@ class SwinUNETRHalf(nn.Module):
         """A slot in the residual convolution of a level, behind its last norm; level 4 has none."""
         if level == 4:
             return []
-        block = (self.encoder1, self.encoder2, self.encoder3, self.encoder4, None, self.encoder10)[
-            level
-        ].layer
+        parts = {0: self.encoder1, 1: self.encoder2, 2: self.encoder3, 3: self.encoder4, 5: self.encoder10}
+        block = parts[level].layer
 
         def put(new: nn.Module) -> None:
             block.norm2 = nn.Sequential(block.norm2, new)

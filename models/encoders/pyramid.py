@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -205,10 +205,6 @@ class PyramidEncoder(ChainedEncoder):
 def _of_preset(name: str) -> dict[str, Any]:
     """The numbers of a preset, over those of ``default``."""
     try:
-        return _preset("default") | _preset(name)
+        return read_preset("PyramidEncoder", "default") | read_preset("PyramidEncoder", name)
     except KeyError as error:
         raise ModelError(str(error.args[0])) from error
-
-
-def _preset(name: str) -> Mapping[str, Any]:
-    return read_preset("PyramidEncoder", name)
