@@ -100,9 +100,10 @@ class Halo(AttentionBlock):
             vectors = self.relative[axis, offset].to(q.dtype)  # (b, side, d)
             # The axis next to the heads, as an axis of matrices; all others are rows.
             moved = q.unflatten(3, (self.block,) * self.ndim).movedim(3 + axis, 3)
-            logits = moved.flatten(4, -2) @ vectors.transpose(1, 2)
-            logits = logits.unflatten(4, moved.shape[4:-1]).movedim(3, 3 + axis)
-            queries.append(logits.flatten(3, 2 + self.ndim))
+            matrices = vectors.transpose(1, 2).reshape(
+                self.block, *(1,) * (self.ndim - 2), *vectors.shape[:0:-1]
+            )
+            queries.append((moved @ matrices).movedim(3, 3 + axis).flatten(3, 2 + self.ndim))
             row = at.reshape([-1 if a == axis else 1 for a in range(self.ndim)]).expand((side,) * self.ndim)
             seen = F.one_hot(row.flatten(), side).to(k.dtype)
             keys.append(seen.expand(*k.shape[:3], -1, -1))
