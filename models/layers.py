@@ -85,20 +85,21 @@ def patchify(
     return _CONV[ndim](in_channels, out_channels, tuple(patch), tuple(patch), groups=groups, bias=bias)
 
 
-def patch_conv(ndim: int, in_channels: int, out_channels: int, kernel: int, stride: int) -> Conv:
+def patch_conv(
+    ndim: int,
+    in_channels: int,
+    out_channels: int,
+    kernel: int | Sequence[int],
+    stride: int | Sequence[int],
+) -> Conv:
     """A convolution of patches around strides: size ``S -> floor(S / stride)``, overlapping by kernel - stride."""
-    if kernel < stride or (kernel - stride) % 2:
+    kernels, strides = per_axis(kernel, ndim), per_axis(stride, ndim)
+    over = [k - s for k, s in zip(kernels, strides, strict=True)]
+    if any(o < 0 or o % 2 for o in over):
         raise ModelError(
             f"a patch of {kernel} does not stand around a stride of {stride}; add an even number to it"
         )
-    return _CONV[ndim](in_channels, out_channels, kernel, stride, (kernel - stride) // 2)
-
-
-def valid_conv(
-    ndim: int, in_channels: int, out_channels: int, kernel: Sequence[int], stride: Sequence[int]
-) -> Conv:
-    """A convolution without padding, kernels of any size: ``S -> (S - kernel) // stride + 1``."""
-    return _CONV[ndim](in_channels, out_channels, tuple(kernel), tuple(stride))
+    return _CONV[ndim](in_channels, out_channels, kernels, strides, tuple(o // 2 for o in over))
 
 
 def max_pool(ndim: int, step: int) -> nn.Module:

