@@ -1,7 +1,7 @@
 """Attention blocks, maps in and maps out: ``(B, C, *S) -> (B, C, *S)``.
 
 Every block is constructed as ``cls(channels, ndim=2, **options)``, takes any size and a batch of one, and
-cites its paper. :data:`ATTENTION` is the one table of their names.
+cites its paper. :data:`ATTENTION` is the one table of their names, by family; docs/attention.md says more of each.
 """
 
 from models.attention.agent import Agent
@@ -56,63 +56,76 @@ from models.attention.wave_block import WaveBlock
 from models.attention.wavelet import MobileMambaMixer
 from models.attention.wavemix import WaveMix
 
+# By family. A comment is the heading of its family in docs/attention.md: title, colon, one sentence.
 ATTENTION: dict[str, type[AttentionBlock]] = {
-    "agent": Agent,
-    "aggregated": Aggregated,
-    "atconv": ATConv,
-    "bra": BRA,
-    "cab": CAB,
-    "cbam": CBAM,
+    # Channels: each channel is weighted as a whole, or channels attend to channels.
+    "eca": ECA,
+    "se": SE,
+    "domain_channel": DomainChannelAttention,
     "channel_group": ChannelGroupAttention,
+    # Positions and axes: each position is weighted, mostly by what lies along its row and column.
+    "ela": ELA,
+    "coord": CoordinateAttention,
+    "dfc": DFC,
+    "ulsam": ULSAM,
+    "medusa": Medusa,
+    "probing": Probing,
+    # Channels and positions: weights for both, one after the other or added.
+    "cbam": CBAM,
+    "psa": PSA,
+    "coord_se": CoordinateSE,
+    "dual": DualAttention,
+    "gaussian": GaussianAdaptiveAttention,
+    # Convolutions: attention made of convolutions, with large, computed or gated kernels.
+    "lka": LKA,
+    "focal": FocalModulation,
+    "atconv": ATConv,
     "contmix": ContMix,
     "conv_glu": ConvGLU,
-    "coord": CoordinateAttention,
-    "coord_se": CoordinateSE,
-    "craft_fusion": CRAFTFusion,
-    "craft_high": CRAFTHigh,
-    "craft_window": CRAFTWindow,
-    "dau": DAU,
-    "dfc": DFC,
-    "dla": DLA,
-    "domain_channel": DomainChannelAttention,
-    "double_window": DoubleWindow,
-    "dual": DualAttention,
-    "eca": ECA,
-    "ela": ELA,
-    "flow": Flow,
-    "focal": FocalModulation,
-    "gaussian": GaussianAdaptiveAttention,
-    "gpsa": GPSA,
-    "halo": Halo,
-    "head_tokens": HeadTokens,
-    "hilo": HiLo,
-    "l2_linear": L2Linear,
-    "lka": LKA,
-    "lsda": LSDA,
-    "maxvit": MaxViT,
-    "medusa": Medusa,
-    "mixture_of_head": MixtureOfHead,
-    "neighborhood": Neighborhood,
-    "ocab": OCAB,
-    "pat_channel": PartialChannel,
-    "pat_self": PartialSelf,
-    "pat_spatial": PartialSpatial,
-    "polyline": Polyline,
-    "probing": Probing,
-    "psa": PSA,
-    "pyramid_sparse": PyramidSparse,
-    "raft_mlp": RaftMLP,
-    "region": RegionAttention,
-    "rgt": RGT,
-    "se": SE,
+    # A part of the channels: some attend, the others are convolved or passed on.
     "shsa": SHSA,
-    "strip": StripAttention,
-    "token_aggregation": TokenAggregation,
-    "ulsam": ULSAM,
+    "pat_channel": PartialChannel,
+    "pat_spatial": PartialSpatial,
+    "pat_self": PartialSelf,
+    # Windows and neighbourhoods: self-attention among positions near each other, or on a lattice or a line.
+    "neighborhood": Neighborhood,
+    "halo": Halo,
     "vsa": VSA,
-    "wave_block": WaveBlock,
+    "double_window": DoubleWindow,
+    "maxvit": MaxViT,
+    "lsda": LSDA,
+    "polyline": Polyline,
+    # All positions: self-attention of every position to every other, for coarse maps.
+    "gpsa": GPSA,
+    "head_tokens": HeadTokens,
+    "mixture_of_head": MixtureOfHead,
+    # Fewer keys: every position attends to a summary of the map, or to what is chosen of it.
+    "hilo": HiLo,
+    "agent": Agent,
+    "bra": BRA,
+    "pyramid_sparse": PyramidSparse,
+    "strip": StripAttention,
+    "aggregated": Aggregated,
+    # Linear attention: sums over keys are made once, before any query is looked at.
+    "dla": DLA,
+    "flow": Flow,
+    "l2_linear": L2Linear,
+    # Mixers without attention: wavelets, scans and perceptrons along axes.
     "wavelet": MobileMambaMixer,
     "wavemix": WaveMix,
+    "raft_mlp": RaftMLP,
+    # From restoration networks: blocks of super-resolution, denoising and deblurring.
+    "cab": CAB,
+    "ocab": OCAB,
+    "craft_high": CRAFTHigh,
+    "craft_window": CRAFTWindow,
+    "craft_fusion": CRAFTFusion,
+    "dau": DAU,
+    "rgt": RGT,
+    "token_aggregation": TokenAggregation,
+    "region": RegionAttention,
+    # In training only: what disturbs features while a network learns.
+    "wave_block": WaveBlock,
 }
 
 __all__ = [
