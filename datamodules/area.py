@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,49 @@ def area_by_class(
             entry |= {"mm3": size, "ml": size / 1e3} if geometry.ndim == 3 else {"mm2": size}
         found[c.name] = entry
     return found
+
+
+def true_plane(geometry: Geometry) -> Callable[[np.ndarray], np.ndarray] | None:
+    """A map of the image to a plane on which shapes keep their area on the ellipsoid.
+
+    Returns:
+        ``(N, 2)`` array indices (row, column) -> ``(N, 2)`` metres; None where the frame does not say.
+
+    Raises:
+        DataError: as :func:`cell_areas`. The map raises it too, for positions outside of the reference system.
+    """
+    if geometry.frame in (PIXEL, RAS_MM) or geometry.ndim != 2:
+        return None
+    pyproj = _pyproj()
+    try:
+        source = pyproj.CRS.from_user_input(geometry.frame)
+        if source.is_compound:
+            source = source.sub_crs_list[0]
+        if source.geodetic_crs is None:
+            return None
+        # Longitude is true to scale on the cylinder, so it needs no transform, which would jump at the date line.
+        upright = bool(source.is_geographic and not np.diag(geometry.affine[:2, :2]).any())
+        radians = source.axis_info[0].unit_conversion_factor
+        target = _equal_area(pyproj, source, geometry, upright)
+        transform = pyproj.Transformer.from_crs(source, target, always_xy=True).transform
+    except (pyproj.exceptions.ProjError, AttributeError, IndexError) as error:
+        raise DataError(f"areas in {geometry.frame[:80]} are not known ({str(error)[:120]})") from error
+
+    def on_plane(index: np.ndarray) -> np.ndarray:
+        x, y = geometry.to_world(index).T
+        if source.is_geographic:
+            y = y.clip(-np.pi / 2 / radians, np.pi / 2 / radians)
+        across, up = transform(np.zeros_like(x) if upright else x, y)
+        if upright:
+            across = x * (radians * source.ellipsoid.semi_major_metre)
+        plane = np.column_stack([across, up])
+        if not np.isfinite(plane).all():
+            raise DataError(
+                f"the image reaches where {geometry.frame[:80]} is not defined; its areas are not known"
+            )
+        return plane
+
+    return on_plane
 
 
 # Positions of the knots along rows and columns, and the area of the pixel at each: ``(len(rows), len(columns))``.
