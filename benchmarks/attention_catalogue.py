@@ -63,7 +63,7 @@ def families() -> list[Family]:
 
 def summary(key: str) -> str:
     """What a block computes: the first line of its docstring."""
-    return _words(_docstring(key).split("\n\n")[0])
+    return _words(_docstring(key).split("\n\n")[0]).replace("``", "`")
 
 
 def citation(key: str) -> str:

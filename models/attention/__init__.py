@@ -114,7 +114,7 @@ ATTENTION: dict[str, type[AttentionBlock]] = {
     "wavelet": MobileMambaMixer,
     "wavemix": WaveMix,
     "raft_mlp": RaftMLP,
-    # From restoration networks: blocks of super-resolution, denoising and deblurring.
+    # From restoration networks: blocks of networks that sharpen and denoise images.
     "cab": CAB,
     "ocab": OCAB,
     "craft_high": CRAFTHigh,
