@@ -232,7 +232,7 @@ def test_from_a_recipe_with_attention_in_its_branches():
     configuration = yaml.safe_load("""
         encoder: {name: pyramid, widths: [8, 16, 16], depths: [1, 2, 1], strides: [2, 2, 2],
                   mixer: [none, {name: neighborhood, kernel: 3}, {name: lka, projections: true}], ratio: 2}
-        attention: {name: eca, at: residual, kernel_size: 3}
+        attention: {name: eca, at: residual, kernel: 3}
     """)
     torch.manual_seed(0)
     model = EncoderDecoder(2, 3, **configuration)
@@ -252,7 +252,7 @@ def test_from_a_recipe_with_attention_in_its_branches():
         ({"stem": "pool"}, "a stage cannot begin with 'pool'; choose from conv, conv_linear"),
         ({"feed_forward": "glu"}, "feed_forward 'glu' is not known; choose from conv_glu, dw_mlp, mlp"),
         ({"mixer": "attention"}, "mixer 'attention' is not known; choose from: .*neighborhood"),
-        ({"mixer": {"name": "eca", "kernel": 3}}, "mixer 'eca' has no option 'kernel'"),
+        ({"mixer": {"name": "eca", "depth": 3}}, "mixer 'eca' has no option 'depth'"),
         ({"mixer": ["eca", "eca"]}, "mixer has 2 entries; widths has 3: give one per level"),
         ({"ratio": [2, 2]}, "ratio has 2 entries"),
         ({"strides": [4, 2]}, "strides has 2 entries"),
