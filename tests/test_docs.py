@@ -272,10 +272,12 @@ def test_every_part_is_explained() -> None:
     from models.decoders import DECODERS
     from models.encoders import ENCODERS
     from models.fusion import FUSION
+    from models.necks import NECKS
     from tasks import losses
 
     explained = set(SPAN.findall(text_of("docs/recipes.md")))
-    parts = {*ATTENTION, *DECODERS, *ENCODERS, *FUSION}
+    assert set(ATTENTION) <= set(first_column(text_of("docs/attention.md"), "Name"))
+    parts = {*DECODERS, *ENCODERS, *FUSION, *NECKS}
     parts |= {
         f"tasks.losses.{name}"
         for name, value in vars(losses).items()
