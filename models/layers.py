@@ -16,11 +16,8 @@ _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _MAX_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-_ADAPTIVE_MEAN: dict[int, Callable[..., Tensor]] = {
-    1: F.adaptive_avg_pool1d,
-    2: F.adaptive_avg_pool2d,
-    3: F.adaptive_avg_pool3d,
-}
+_PAD: dict[int, Callable[..., nn.Module]] = {2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
+_ADAPTIVE_MEAN: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d}
 _ADAPTIVE_MAX: dict[int, Callable[..., Tensor]] = {
     1: F.adaptive_max_pool1d,
     2: F.adaptive_max_pool2d,
@@ -55,8 +52,11 @@ def conv(
 ) -> Conv:
     """A convolution with odd kernel and 'same' padding: size ``S -> ceil(S / stride)``."""
     kernel = per_axis(kernel, ndim)
-    if any(k % 2 == 0 for k in kernel):
-        raise ModelError(f"kernel {list(kernel)} has an even number; sizes are only kept by odd kernels")
+    if any(k < 1 or k % 2 == 0 for k in kernel):
+        raise ModelError(
+            f"kernel {list(kernel)} has an even number, or one below 1; sizes are only kept by odd kernels: "
+            f"try {[max(1, k) | 1 for k in kernel]}"
+        )
     padding = tuple(k // 2 * dilation for k in kernel)
     return _CONV[ndim](
         in_channels, out_channels, kernel, per_axis(stride, ndim), padding, dilation, groups, bias
@@ -109,7 +109,8 @@ def max_pool(ndim: int, step: int) -> nn.Module:
 
 def max_filter(ndim: int, kernel: int) -> nn.Module:
     """Largest value among ``kernel`` neighbours per axis, an odd number: the size is kept."""
-    return _MAX_POOL[ndim](kernel, 1, kernel // 2)
+    # Padded by a layer of its own: runtimes of ONNX disagree on volumes that the pooling itself pads.
+    return nn.Sequential(_PAD[ndim](kernel // 2, float("-inf")), _MAX_POOL[ndim](kernel, 1))
 
 
 def norm(name: str, ndim: int, channels: int) -> nn.Module:
@@ -152,6 +153,10 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 def adaptive_mean(x: Tensor, size: Sequence[int]) -> Tensor:
     """Means over boxes that cover ``(B, C, *S)`` evenly: ``(B, C, *size)``, whatever S is."""
+    if x.ndim == 5:
+        # Planes, then their stack, which is the same: ONNX has no adaptive pooling of volumes.
+        planes = adaptive_mean(x.flatten(1, 2), size[1:]).unflatten(1, x.shape[1:3]).flatten(3)
+        return adaptive_mean(planes, (size[0], planes.shape[-1])).unflatten(3, tuple(size[1:]))
     return _ADAPTIVE_MEAN[x.ndim - 2](x, tuple(size))
 
 

@@ -94,7 +94,7 @@ def test_appended_block_is_seen_by_the_skip_and_all_below(style, level):
 def test_attention_goes_into_every_branch_and_trains():
     torch.manual_seed(0)
     encoder = {"name": "convnext", "widths": [8, 16], "blocks": [1, 3], "layer_scale": 1.0}
-    attention = {"name": "eca", "at": "residual", "kernel_size": 3}
+    attention = {"name": "eca", "at": "residual", "kernel": 3}
     model = EncoderDecoder(1, 2, encoder=encoder, attention=attention)
     assert count(model) - count(EncoderDecoder(1, 2, encoder=encoder)) == 4 * 3
     assert [type(block.branch[-1]).__name__ for block in model.encoder.stages[1][2:]] == ["ECA"] * 3

@@ -186,7 +186,7 @@ def test_norms_and_gradient(network, norm):
 @pytest.mark.parametrize(("network", "blocks"), [("segresnet", 4), ("swin_unetr", 5)])
 def test_attention_goes_into_residual_blocks(network, blocks):
     options = {"name": "monai", "network": network, **SMALL[network]}
-    attention = {"name": "eca", "at": "residual", "kernel_size": 3}
+    attention = {"name": "eca", "at": "residual", "kernel": 3}
     model = EncoderDecoder(2, 2, encoder=options, attention=attention).eval()
     assert count(model) - count(EncoderDecoder(2, 2, encoder=options)) == 3 * blocks
     with torch.no_grad():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from models import EncoderDecoder
-from models.attention.eca import eca_kernel_size
+from models.attention.eca import eca_kernel
 from models.encoders import TimmEncoder
 from tests.attention.zoo import count
 from tests.test_encoders import assert_maps_are_as_declared
@@ -90,7 +90,7 @@ class TestResidual:
         widths = [256] * 3 + [512] * 4 + [1024] * 6 + [2048] * 3
         blocks = [m.se for m in model.encoder.modules() if type(m).__name__ == "Bottleneck"]
         assert [b.channels for b in blocks] == widths
-        assert count(model) - count(plain) == sum(eca_kernel_size(c) for c in widths)
+        assert count(model) - count(plain) == sum(eca_kernel(c) for c in widths)
 
     @pytest.mark.parametrize("levels", [None, [1, 3], [4]])
     def test_levels(self, levels):

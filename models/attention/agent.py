@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
+from models.attention.mechanics.options import at_least, checked_heads
+from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
 from models.errors import ModelError
 from models.layers import conv, resize
 
@@ -86,17 +87,14 @@ class Agent(AttentionBlock):
         qkv_bias: bool = True,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads or heads_for(channels)
-        if channels % heads:
-            raise ModelError(f"Agent wants heads that divide {channels} channels, got {heads}")
+        heads = checked_heads("Agent", channels, heads)
         agents = AGENTS[ndim] if agents is None else agents
         side = max(1, round(max(agents, 1) ** (1 / ndim)))
         if side**ndim != agents:
             raise ModelError(
                 f"Agent wants agents on a grid, n ** {ndim} of them, got {agents}; try {side**ndim}"
             )
-        if window < 1:
-            raise ModelError(f"Agent wants a window of at least 1, got {window}")
+        at_least("Agent", "window", window)
         self.heads = heads
         self.grid = (side,) * ndim
         self.qkv = conv(ndim, channels, 3 * channels, kernel=1, bias=qkv_bias)

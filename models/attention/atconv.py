@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock
 from models.attention.mechanics.dynamic import dynamic_depthwise
+from models.attention.mechanics.options import odd
 from models.errors import ModelError
 from models.layers import adaptive_mean, conv
 
@@ -27,7 +28,7 @@ class ATConv(AttentionBlock):
     Args:
         channels: C.
         ndim: number of spatial axes.
-        kernel_size: k, odd.
+        kernel: k, odd.
         pooling: what a tap is computed from. ``bands`` as released: positions, row by row, fall into t runs, so
             that a tap sees a horizontal band. ``grid``: t boxes, k along each axis, so that a tap sees its own side
             of the map.
@@ -36,15 +37,14 @@ class ATConv(AttentionBlock):
     mixes = True
     shows = False
 
-    def __init__(self, channels: int, ndim: int = 2, kernel_size: int = 3, pooling: str = "bands") -> None:
+    def __init__(self, channels: int, ndim: int = 2, kernel: int = 3, pooling: str = "bands") -> None:
         super().__init__(channels, ndim)
-        if kernel_size % 2 == 0:
-            raise ModelError(f"ATConv wants an odd kernel_size, got {kernel_size}; try {kernel_size + 1}")
+        odd("ATConv", "kernel", kernel)
         if pooling not in POOLINGS:
             raise ModelError(f"ATConv pooling {pooling!r} is not known; choose from {', '.join(POOLINGS)}")
-        self.kernel = (kernel_size,) * ndim
+        self.kernel = (kernel,) * ndim
         self.pooling = pooling
-        taps = kernel_size**ndim
+        taps = kernel**ndim
         self.context = conv(ndim, channels, channels, kernel=1)
         self.generate = nn.Linear(taps, taps)
         self.inhibition = nn.Parameter(torch.zeros(channels))

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads
+from models.attention.mechanics.options import at_least, checked_heads, odd
+from models.attention.mechanics.tokens import merge_heads, split_heads
 from models.attention.mechanics.windows import Windows
-from models.errors import ModelError
 from models.layers import conv
 
 REGIONS = {2: 7, 3: 4}
@@ -68,13 +68,11 @@ class BRA(AttentionBlock):
         region_size: int | None = None,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads or heads_for(channels)
-        if channels % heads:
-            raise ModelError(f"BRA wants heads that divide {channels} channels, got {heads}")
+        heads = checked_heads("BRA", channels, heads)
         regions = REGIONS[ndim] if regions is None else regions
         for name, number in (("regions", regions), ("topk", topk), ("region_size", region_size)):
-            if number is not None and number < 1:
-                raise ModelError(f"BRA wants {name} of at least 1, got {number}")
+            if number is not None:
+                at_least("BRA", name, number)
         self.heads = heads
         self.regions = regions
         self.region_size = region_size
@@ -82,7 +80,9 @@ class BRA(AttentionBlock):
         self.soft = soft
         self.scale = (channels // heads if head_scale else channels) ** -0.5
         self.qkv = conv(ndim, channels, 3 * channels, kernel=1)
-        self.lepe = conv(ndim, channels, channels, lepe, groups=channels) if lepe else None
+        self.lepe = (
+            conv(ndim, channels, channels, odd("BRA", "lepe", lepe), groups=channels) if lepe else None
+        )
         self.proj = conv(ndim, channels, channels, kernel=1)
         self.map = AttentionMap()
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap, global_mean, over_space
 from models.attention.mechanics.norms import PooledBatchNorm
-from models.errors import ModelError
+from models.attention.mechanics.options import narrowed, odd
 from models.layers import conv
 
 
@@ -16,7 +16,7 @@ class _ChannelGate(nn.Module):
 
     def __init__(self, channels: int, reduction: int, bias: bool) -> None:
         super().__init__()
-        hidden = max(1, channels // reduction)
+        hidden = narrowed("CBAM", channels, reduction)
         self.squeeze = nn.Linear(channels, hidden, bias=bias)
         self.excite = nn.Linear(hidden, channels, bias=bias)
         self.map = AttentionMap()
@@ -73,10 +73,8 @@ class CBAM(AttentionBlock):
         spatial_norm: bool = True,
     ) -> None:
         super().__init__(channels, ndim)
-        if kernel < 1 or kernel % 2 == 0:
-            raise ModelError(f"CBAM wants an odd kernel, got {kernel}; try {kernel + 1}")
         self.channel = _ChannelGate(channels, reduction, bias)
-        self.spatial = _SpatialGate(ndim, kernel, spatial_norm)
+        self.spatial = _SpatialGate(ndim, odd("CBAM", "kernel", kernel), spatial_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""

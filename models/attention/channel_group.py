@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap, over_space
 from models.attention.mechanics.channels import channel_attend
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
+from models.attention.mechanics.options import checked_heads
+from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
 from models.errors import ModelError
 
 SCALES = ("channel", "positions")
@@ -48,12 +49,7 @@ class ChannelGroupAttention(AttentionBlock):
         scale: str = "channel",
     ) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads_for(channels) if heads is None else heads
-        if self.heads < 1 or channels % self.heads:
-            raise ModelError(
-                f"ChannelGroupAttention: {self.heads} heads do not divide {channels} channels; try "
-                f"{heads_for(channels)}"
-            )
+        self.heads = checked_heads("ChannelGroupAttention", channels, heads)
         if scale not in SCALES:
             raise ModelError(
                 f"ChannelGroupAttention scale {scale!r} is not known; choose from {', '.join(SCALES)}"

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.dynamic import dynamic_depthwise, received_dynamic, taps_inside
 from models.attention.mechanics.norms import PooledBatchNorm
+from models.attention.mechanics.options import at_least, odd
 from models.attention.mechanics.tokens import heads_for
 from models.attention.se import SE
 from models.errors import ModelError
@@ -38,7 +39,7 @@ class ContMix(AttentionBlock):
     Args:
         channels: C, even.
         ndim: number of spatial axes.
-        kernel_size: large kernel, odd; 7, in volumes 5. The original has 7 to 17.
+        kernel: large kernel, odd; 7, in volumes 5. The original has 7 to 17.
         small_kernel: small kernel, odd; 5, in volumes 3.
         regions: regions per axis; 7, in volumes 4.
         groups: G; about C / 32 when not given.
@@ -51,7 +52,7 @@ class ContMix(AttentionBlock):
         self,
         channels: int,
         ndim: int = 2,
-        kernel_size: int | None = None,
+        kernel: int | None = None,
         small_kernel: int | None = None,
         regions: int | None = None,
         groups: int | None = None,
@@ -59,20 +60,20 @@ class ContMix(AttentionBlock):
     ) -> None:
         super().__init__(channels, ndim)
         large, small, per_axis = DEFAULTS[ndim]
-        large, small = kernel_size or large, small_kernel or small
-        if large % 2 == 0 or small % 2 == 0:
-            raise ModelError(f"ContMix wants odd kernels, got kernel_size {large} and small_kernel {small}")
+        large = large if kernel is None else odd("ContMix", "kernel", kernel)
+        small = small if small_kernel is None else odd("ContMix", "small_kernel", small_kernel)
         if channels % 2:
             raise ModelError(f"ContMix halves its channels: it wants an even number, got {channels}")
         half = channels // 2
-        self.groups = groups or heads_for(half, 16)
-        if half % self.groups:
+        self.groups = heads_for(half, 16) if groups is None else groups
+        if self.groups < 1 or half % self.groups:
             raise ModelError(
                 f"ContMix wants groups that divide half of its channels, {half}, got {groups}; "
                 f"try {heads_for(half, 16)}"
             )
         self.kernels = ((small,) * ndim, (large,) * ndim)
-        self.regions = (regions or per_axis,) * ndim
+        regions = per_axis if regions is None else regions
+        self.regions = (at_least("ContMix", "regions", regions),) * ndim
         self.scale = (channels // self.groups) ** -0.5
         taps = (small**ndim, large**ndim)
         self.query = nn.Sequential(conv(ndim, channels, half, 1, bias=False), PooledBatchNorm(half))

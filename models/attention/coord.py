@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
+from models.attention.mechanics.norms import PooledBatchNorm
+from models.attention.mechanics.options import at_least, narrowed
 from models.attention.mechanics.strips import outer, strips
 from models.attention.se import SE
 from models.errors import ModelError
@@ -52,17 +54,21 @@ class CoordinateAttention(AttentionBlock):
             raise ModelError(
                 f"CoordinateAttention activation {activation!r} is not known; choose from {', '.join(ACTIVATIONS)}"
             )
-        hidden = max(1, minimum, channels // reduction)
-        # A batch norm never sees a single value here: there are at least two axes.
+        hidden = narrowed("CoordinateAttention", channels, reduction, least=max(1, minimum))
         self.squeeze = nn.Sequential(
-            conv(1, channels, hidden, kernel=1, bias=bias), nn.BatchNorm1d(hidden), ACTIVATIONS[activation]()
+            conv(1, channels, hidden, kernel=1, bias=bias), PooledBatchNorm(hidden), ACTIVATIONS[activation]()
         )
         self.expand = nn.ModuleList(conv(1, hidden, channels, kernel=1, bias=bias) for _ in range(ndim))
         self.map = AttentionMap()
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
-        parts = self.squeeze(torch.cat(strips(x), -1)).split(list(x.shape[2:]), -1)
+        means, size = strips(x), list(x.shape[2:])
+        if all(n == 1 for n in size):
+            # Every axis sees the same value: together they would look like a sample without any variance.
+            parts = [self.squeeze(means[0])] * self.ndim
+        else:
+            parts = list(self.squeeze(torch.cat(means, -1)).split(size, -1))
         gates = [expand(part).sigmoid() for expand, part in zip(self.expand, parts, strict=True)]
         return x * self.map(outer(gates))
 
@@ -105,6 +111,7 @@ class CoordinateSE(AttentionBlock):
         self.coordinate = CoordinateAttention(
             channels, ndim, reduction=reduction, minimum=1, bias=False, activation="relu"
         )
+        at_least("CoordinateSE", "se_reduction", se_reduction)
         self.se = SE(channels, ndim, reduction=se_reduction, bias=False)
         self.theta = nn.Parameter(torch.tensor(math.log(alpha / (1 - alpha))))
 

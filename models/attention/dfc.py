@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.norms import PooledBatchNorm
+from models.attention.mechanics.options import odd
 from models.errors import ModelError
 from models.layers import conv, mean_pool, resize
 
@@ -45,7 +46,7 @@ class DFC(AttentionBlock):
             )
         layers: list[nn.Module] = [conv(ndim, channels, channels, 1, bias=False), PooledBatchNorm(channels)]
         for axis in reversed(range(ndim)):
-            thin = [kernel if other == axis else 1 for other in range(ndim)]
+            thin = [odd("DFC", "kernel", kernel) if other == axis else 1 for other in range(ndim)]
             layers += [
                 conv(ndim, channels, channels, thin, groups=channels, bias=False),
                 PooledBatchNorm(channels),

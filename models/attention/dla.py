@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import received_linear
 from models.attention.mechanics.linear import linear_attend
+from models.attention.mechanics.options import checked_heads, narrowed
 from models.attention.mechanics.positions import rotary
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
-from models.errors import ModelError
+from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
 from models.layers import conv
 
 
@@ -28,7 +28,7 @@ def _turned(tokens: Tensor, size: Sequence[int]) -> Tensor:
 class DLA(AttentionBlock):
     """Linear attention with a gate inside, in the place of the values' projection, and one around it.
 
-    HER-Seg: Holistically Efficient Segmentation for High-Resolution Medical Images, arXiv 2504.06205, after MLLA
+    Xu et al., HER-Seg: Holistically Efficient Segmentation for High-Resolution Medical Images, arXiv 2504.06205, after MLLA
     (Han et al., Demystify Mamba in Vision, arXiv 2405.16605). With ``q, k = ELU(W x) + 1`` and
     ``v = W_b SiLU(W_a x)``, W_a to a quarter of the channels, per head::
 
@@ -63,12 +63,8 @@ class DLA(AttentionBlock):
         self, channels: int, ndim: int = 2, heads: int | None = None, outer_gate: bool = True
     ) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads_for(channels) if heads is None else heads
-        if self.heads < 1 or channels % self.heads:
-            raise ModelError(
-                f"DLA: {self.heads} heads do not divide {channels} channels; try {heads_for(channels)}"
-            )
-        narrow = max(1, channels // 4)
+        self.heads = checked_heads("DLA", channels, heads)
+        narrow = narrowed("DLA", channels, 4)
         self.qk = nn.Linear(channels, 2 * channels)
         self.value = nn.Sequential(nn.Linear(channels, narrow), nn.SiLU(), nn.Linear(narrow, channels))
         self.local = conv(ndim, channels, channels, 3, groups=channels)

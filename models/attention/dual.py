@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from models.attention.block import AttentionBlock, AttentionMap, over_space
 from models.attention.mechanics.attend import attend, received
 from models.attention.mechanics.channels import channel_attend
+from models.attention.mechanics.options import narrowed
 from models.attention.mechanics.tokens import to_map, to_tokens
 from models.errors import ModelError
 from models.layers import conv
@@ -20,7 +21,7 @@ class _Positions(nn.Module):
 
     def __init__(self, channels: int, ndim: int, reduction: int) -> None:
         super().__init__()
-        narrow = max(1, channels // reduction)
+        narrow = narrowed("DualAttention", channels, reduction)
         self.query = conv(ndim, channels, narrow, kernel=1)
         self.key = conv(ndim, channels, narrow, kernel=1)
         self.value = conv(ndim, channels, channels, kernel=1)
@@ -97,8 +98,6 @@ class DualAttention(AttentionBlock):
             raise ModelError(
                 f"DualAttention branches {branches!r} is not known; choose from {', '.join(BRANCHES)}"
             )
-        if reduction < 1:
-            raise ModelError(f"DualAttention wants a reduction of at least 1, got {reduction}")
         self.position = _Positions(channels, ndim, reduction) if branches != "channel" else None
         self.channel = _Channels(plain) if branches != "position" else None
 

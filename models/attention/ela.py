@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
+from models.attention.mechanics.norms import PooledGroupNorm
 from models.attention.mechanics.strips import outer, strips
 from models.errors import ModelError
 from models.layers import conv
@@ -64,7 +65,7 @@ class ELA(AttentionBlock):
         self.gates = nn.ModuleList(
             nn.Sequential(
                 conv(1, channels, channels, kernel, groups=channels // math.gcd(channels, width), bias=False),
-                nn.GroupNorm(norm_groups(channels, groups), channels),
+                PooledGroupNorm(norm_groups(channels, groups), channels),
                 nn.Sigmoid(),
             )
             for _ in range(1 if shared else ndim)

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
+from models.attention.mechanics.options import at_least, checked_heads
 from models.attention.mechanics.tokens import merge_heads, split_heads
 from models.attention.mechanics.windows import Windows, halo_windows
-from models.errors import ModelError
 from models.layers import conv
 
 BLOCK = {2: 8, 3: 4}
@@ -57,15 +57,9 @@ class Halo(AttentionBlock):
         heads: int | None = None,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = math.gcd(8, channels) if heads is None else heads
-        if heads < 1 or channels % heads:
-            raise ModelError(f"Halo wants heads that divide {channels} channels, got {heads}")
-        block = BLOCK[ndim] if block is None else block
-        halo = HALO[ndim] if halo is None else halo
-        if block < 1 or halo < 0:
-            raise ModelError(
-                f"Halo wants a block of at least 1 and a halo of at least 0, got {block} and {halo}"
-            )
+        heads = checked_heads("Halo", channels, heads, math.gcd(8, channels))
+        block = at_least("Halo", "block", BLOCK[ndim] if block is None else block)
+        halo = at_least("Halo", "halo", HALO[ndim] if halo is None else halo, least=0)
         self.heads = heads
         self.block = block
         self.halo = halo

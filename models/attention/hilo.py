@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
+from models.attention.mechanics.options import at_least, checked_heads
 from models.attention.mechanics.tokens import (
     heads_for,
     merge_heads,
@@ -81,14 +82,10 @@ class HiLo(AttentionBlock):
         qkv_bias: bool = False,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads or max(heads_for(channels), 2 - channels % 2)
-        if channels % heads:
-            raise ModelError(f"HiLo wants heads that divide {channels} channels, got {heads}")
+        heads = checked_heads("HiLo", channels, heads, max(heads_for(channels), 2 - channels % 2))
         if not 0 <= alpha <= 1:
             raise ModelError(f"HiLo wants an alpha from 0 (all heads high) to 1 (all low), got {alpha}")
-        if window < 1:
-            raise ModelError(f"HiLo wants a window of at least 1, got {window}")
-        windows = Windows((window,) * ndim)
+        windows = Windows((at_least("HiLo", "window", window),) * ndim)
         low_heads = heads if window == 1 else int(heads * alpha)
         low = low_heads * (channels // heads)
         high = channels - low

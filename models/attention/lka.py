@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
+from models.attention.mechanics.options import at_least
 from models.errors import ModelError
 from models.layers import conv
 
@@ -40,11 +41,11 @@ class LKA(AttentionBlock):
         self, channels: int, ndim: int = 2, projections: bool = False, kernel: int = 21, dilation: int = 3
     ) -> None:
         super().__init__(channels, ndim)
-        taps = -(-kernel // max(1, dilation))
-        if dilation < 1 or kernel < 1 or taps % 2 == 0:
+        taps = -(-at_least("LKA", "kernel", kernel) // at_least("LKA", "dilation", dilation))
+        if taps % 2 == 0:
             raise ModelError(
                 f"LKA wants kernel / dilation to be odd, rounded up; kernel {kernel} and dilation {dilation} "
-                f"are not: try kernel {max(1, dilation) * (taps - 1 + 2 * (taps < 2))}"
+                f"are not: try kernel {dilation * (taps - 1)}"
             )
         self.enter = conv(ndim, channels, channels, kernel=1) if projections else None
         self.leave = conv(ndim, channels, channels, kernel=1) if projections else None

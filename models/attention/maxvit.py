@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock
-from models.attention.mechanics.tokens import ChannelNorm, heads_for
+from models.attention.mechanics.options import at_least, checked_heads
+from models.attention.mechanics.tokens import ChannelNorm
 from models.attention.mechanics.window_attention import WindowAttention
 from models.attention.mechanics.windows import Windows
 from models.errors import ModelError
@@ -53,12 +54,10 @@ class MaxViT(AttentionBlock):
         axes: str = "both",
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads or heads_for(channels)
-        if channels % heads:
-            raise ModelError(f"MaxViT wants heads that divide {channels} channels, got {heads}")
+        heads = checked_heads("MaxViT", channels, heads)
         if axes not in AXES:
             raise ModelError(f"MaxViT axes {axes!r} is not known; choose from {', '.join(AXES)}")
-        sides = (window or WINDOW[ndim],) * ndim
+        sides = (at_least("MaxViT", "window", WINDOW[ndim] if window is None else window),) * ndim
 
         def attention(sparse: bool) -> WindowAttention:
             return WindowAttention(channels, heads, Windows(sides, sparse))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
+from models.attention.mechanics.options import at_least
 from models.errors import ModelError
 from models.layers import ConvBlock, conv, resize
 
@@ -71,7 +72,7 @@ class MedusaHead(nn.Module):
 
     def __init__(self, channels: int, ndim: int = 2, hidden: int = 16) -> None:
         super().__init__()
-        self.local = conv(ndim, 1, hidden, kernel=3)
+        self.local = conv(ndim, 1, at_least("MedusaHead", "hidden", hidden), kernel=3)
         self.expand = conv(ndim, hidden, channels, kernel=1)
         self.map = AttentionMap()
 

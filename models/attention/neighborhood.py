@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.neighbors import Neighbors
+from models.attention.mechanics.options import checked_heads
 from models.attention.mechanics.positions import RelativeBias
-from models.attention.mechanics.tokens import heads_for
 from models.errors import ModelError
 from models.layers import per_axis
 
@@ -76,15 +76,13 @@ class Neighborhood(AttentionBlock):
         qkv_bias: bool = True,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads or heads_for(channels)
-        if channels % heads:
-            raise ModelError(f"Neighborhood wants heads that divide {channels} channels, got {heads}")
+        heads = checked_heads("Neighborhood", channels, heads)
         if border not in BORDERS:
             raise ModelError(f"Neighborhood border {border!r} is not known; choose from {', '.join(BORDERS)}")
-        kernel = per_axis(kernel or KERNEL[ndim], ndim)
+        kernel = per_axis(KERNEL[ndim] if kernel is None else kernel, ndim)
         if any(k < 1 or k % 2 == 0 for k in kernel):
             raise ModelError(
-                f"Neighborhood wants odd kernels, got {list(kernel)}; try {[k | 1 for k in kernel]}"
+                f"Neighborhood wants odd kernels, got {list(kernel)}; try {[max(1, k) | 1 for k in kernel]}"
             )
         if isinstance(dilation, str):
             if dilation != "largest":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap, global_mean, over_space
+from models.attention.mechanics.options import narrowed
 
 
 class SE(AttentionBlock):
@@ -22,7 +23,7 @@ class SE(AttentionBlock):
 
     def __init__(self, channels: int, ndim: int = 2, reduction: int = 16, bias: bool = True) -> None:
         super().__init__(channels, ndim)
-        hidden = max(1, channels // reduction)
+        hidden = narrowed("SE", channels, reduction)
         self.squeeze = nn.Linear(channels, hidden, bias=bias)
         self.excite = nn.Linear(hidden, channels, bias=bias)
         self.map = AttentionMap()

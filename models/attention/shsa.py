@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
-from models.attention.mechanics.norms import PooledBatchNorm
+from models.attention.mechanics.norms import PooledBatchNorm, PooledGroupNorm
+from models.attention.mechanics.options import at_least
 from models.attention.mechanics.tokens import to_map, to_tokens
 from models.errors import ModelError
 from models.layers import conv
@@ -41,13 +42,12 @@ class SHSA(AttentionBlock):
     def __init__(self, channels: int, ndim: int = 2, part: int | None = None, width: int = 16) -> None:
         super().__init__(channels, ndim)
         part = max(1, int(channels / 4.67)) if part is None else part
-        if not 1 <= part <= channels or width < 1:
-            raise ModelError(
-                f"SHSA wants part between 1 and {channels} and width from 1, got {part} and {width}"
-            )
+        at_least("SHSA", "width", width)
+        if not 1 <= part <= channels:
+            raise ModelError(f"SHSA wants part between 1 and {channels}, its channels, got {part}")
         self.part = part
         self.width = width
-        self.norm = nn.GroupNorm(1, part)
+        self.norm = PooledGroupNorm(1, part)
         self.qkv = conv(ndim, part, 2 * width + part, kernel=1, bias=False)
         self.qkv_norm = PooledBatchNorm(2 * width + part)
         self.proj = conv(ndim, channels, channels, kernel=1, bias=False)
@@ -58,9 +58,7 @@ class SHSA(AttentionBlock):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
         attending, other = x.split([self.part, self.channels - self.part], dim=1)
-        # Not the module's own call, which refuses a group of one value: one channel, one position.
-        normal = torch.group_norm(attending, 1, self.norm.weight, self.norm.bias, self.norm.eps)
-        qkv = to_tokens(self.qkv_norm(self.qkv(normal))).unsqueeze(1)
+        qkv = to_tokens(self.qkv_norm(self.qkv(self.norm(attending)))).unsqueeze(1)
         q, k, v = qkv.split([self.width, self.width, self.part], dim=-1)
         if self.map.wanted:
             self.map(to_map(received(q, k).unsqueeze(-1), x.shape[2:]))

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
+from models.attention.mechanics.options import at_least, checked_heads
 from models.attention.mechanics.tokens import (
     ChannelNorm,
-    heads_for,
     merge_heads,
     split_heads,
     to_map,
@@ -59,19 +59,13 @@ class StripAttention(AttentionBlock):
         score_channels: int | None = None,
     ) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads_for(channels) if heads is None else heads
-        if self.heads < 1 or channels % self.heads:
-            raise ModelError(
-                f"StripAttention: {self.heads} heads do not divide {channels} channels; try {heads_for(channels)}"
-            )
+        self.heads = checked_heads("StripAttention", channels, heads)
         scores = self.heads if score_channels is None else score_channels
         if scores < 1 or scores % self.heads:
             raise ModelError(
                 f"StripAttention: {self.heads} heads do not divide {scores} score_channels; try {self.heads}"
             )
-        if reduction < 1:
-            raise ModelError(f"StripAttention wants a reduction of at least 1, got {reduction}")
-        self.reduction = (reduction,) * ndim
+        self.reduction = (at_least("StripAttention", "reduction", reduction),) * ndim
         self.reduce = patchify(ndim, channels, channels, self.reduction, groups=channels, bias=False)
         self.norm = ChannelNorm(channels)
         self.query = nn.Linear(channels, scores, bias=False)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.norms import PooledBatchNorm
+from models.attention.mechanics.options import at_least
 from models.layers import conv, max_filter
 
 
@@ -36,7 +37,7 @@ class ULSAM(AttentionBlock):
 
     def __init__(self, channels: int, ndim: int = 2, groups: int = 4, rescale: bool = False) -> None:
         super().__init__(channels, ndim)
-        groups = math.gcd(groups, channels)
+        groups = math.gcd(at_least("ULSAM", "groups", groups), channels)
         # All groups at once: grouped convolutions never mix them.
         self.scores = nn.Sequential(
             conv(ndim, channels, channels, kernel=1, groups=channels),

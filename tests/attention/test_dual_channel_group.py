@@ -140,7 +140,7 @@ class TestChannelGroup:
         torch.testing.assert_close(again, expected, rtol=1e-4, atol=1e-5)
 
     def test_refusals(self):
-        with pytest.raises(ValueError, match="3 heads do not divide 64 channels; try 2"):
+        with pytest.raises(ValueError, match="divide its 64 channels, got 3; try 2"):
             ChannelGroupAttention(64, heads=3)
         with pytest.raises(ValueError, match="'heads' is not known; choose from channel, positions"):
             ChannelGroupAttention(64, scale="heads")

@@ -64,7 +64,7 @@ class TestATConv:
     @pytest.mark.parametrize(("kernel", "pooling"), [(3, "bands"), (3, "grid"), (5, "bands")])
     def test_against_its_formulas(self, ndim, kernel, pooling):
         block, x, p = by_hand_case(
-            make("atconv", {"kernel_size": kernel, "pooling": pooling}, ndim, channels=6),
+            make("atconv", {"kernel": kernel, "pooling": pooling}, ndim, channels=6),
             ndim,
             size=SIZES[ndim],
             channels=6,
@@ -101,11 +101,11 @@ class TestATConv:
         t = kernel**ndim
         assert "``3 (C^2 + C) + t^2 + t + C``" in ATConv.__doc__
         expected = 3 * (channels**2 + channels) + t**2 + t + channels
-        assert count(ATConv(channels, ndim, kernel_size=kernel)) == expected
+        assert count(ATConv(channels, ndim, kernel=kernel)) == expected
 
     def test_refusals(self):
-        with pytest.raises(ValueError, match="odd kernel_size, got 4; try 5"):
-            ATConv(8, kernel_size=4)
+        with pytest.raises(ValueError, match="odd kernel, got 4; try 5"):
+            ATConv(8, kernel=4)
         with pytest.raises(ValueError, match="'rows' is not known; choose from bands, grid"):
             ATConv(8, pooling="rows")
 
@@ -147,9 +147,7 @@ def contmix_by_hand(block, x, context, p):
 
 class TestContMix:
     @pytest.mark.parametrize("ndim", [2, 3])
-    @pytest.mark.parametrize(
-        "options", [{}, {"groups": 2, "kernel_size": 3, "small_kernel": 5, "regions": 3}]
-    )
+    @pytest.mark.parametrize("options", [{}, {"groups": 2, "kernel": 3, "small_kernel": 5, "regions": 3}])
     def test_against_its_formulas(self, ndim, options):
         case = make("contmix", options, ndim, channels=8)
         block, x, p = by_hand_case(case, ndim, size=SIZES[ndim], channels=8)
@@ -187,5 +185,5 @@ class TestContMix:
             ContMix(7)
         with pytest.raises(ValueError, match="half of its channels, 4, got 3; try 1"):
             ContMix(8, groups=3)
-        with pytest.raises(ValueError, match="odd kernels, got kernel_size 6"):
-            ContMix(8, kernel_size=6)
+        with pytest.raises(ValueError, match="odd kernel, got 6; try 7"):
+            ContMix(8, kernel=6)

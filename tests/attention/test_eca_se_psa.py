@@ -8,7 +8,7 @@ import timm.layers
 import torch
 
 from models.attention import ECA, PSA, SE
-from models.attention.eca import eca_kernel_size
+from models.attention.eca import eca_kernel
 from tests.attention.zoo import EVERY, count, layer_norm, make, maps, sigmoid, softmax
 
 
@@ -63,7 +63,7 @@ class TestParameterCounts:
 
     def test_kernel_of_eca_follows_the_rule(self):
         rule = {16: 3, 32: 3, 64: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 2048: 7}
-        assert {c: eca_kernel_size(c) for c in rule} == rule
+        assert {c: eca_kernel(c) for c in rule} == rule
         for channels, kernel in rule.items():
             assert count(ECA(channels)) == kernel
             assert timm.layers.EcaModule(channels).conv.kernel_size == (kernel,)
@@ -172,8 +172,8 @@ class TestAgainstOtherLibraries:
 
 class TestRefusals:
     def test_even_kernel(self):
-        with pytest.raises(ValueError, match="odd kernel_size, got 4; try 5"):
-            ECA(64, kernel_size=4)
+        with pytest.raises(ValueError, match="odd kernel, got 4; try 5"):
+            ECA(64, kernel=4)
 
     def test_unknown_layout(self):
         with pytest.raises(ValueError, match="'both' is not known; choose from parallel, sequential"):

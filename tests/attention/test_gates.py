@@ -257,6 +257,11 @@ class TestELA:
         change = (seen[1] - seen[0]).abs().mean((0, 1, 3))
         assert change[18:23].min() > change[:18].max()
 
+    @pytest.mark.parametrize("variant", ["T", "B", "S", "L"])
+    def test_a_single_value(self, variant):
+        block = ELA(1, variant=variant)
+        assert block(maps(2, batch=1, size=(1, 1), channels=1)).isfinite().all()
+
     def test_unknown_variant(self):
         with pytest.raises(ValueError, match="variant 'M' is not known; choose from T, B, S, L"):
             ELA(64, variant="M")
@@ -290,6 +295,15 @@ class TestCoordinateAttention:
                 its.bias.copy_(mine.bias)
         theirs.bn1.load_state_dict(ours.squeeze[1].state_dict())
         torch.testing.assert_close(ours(maps(2)), theirs(maps(2)), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("ndim", [2, 3])
+    def test_one_position_in_training_is_as_in_eval(self, ndim):
+        """Its means along all axes are equal, and their variance says nothing."""
+        block = make("coord", {}, ndim)
+        x = maps(ndim, batch=1, size=(1,) * ndim)
+        running = block.squeeze[1].running_var.clone()
+        torch.testing.assert_close(block.train()(x), block.eval()(x))
+        assert torch.equal(block.squeeze[1].running_var, running)
 
     def test_unknown_activation(self):
         with pytest.raises(ValueError, match="'gelu' is not known; choose from hardswish, relu, silu"):

@@ -56,7 +56,7 @@ def focal_by_hand(x, p, levels=2, normalize=False, post_norm=False, **_):
         (LKA, lka_by_hand, {"projections": True}),
         (LKA, lka_by_hand, {"kernel": 6, "dilation": 2}),
         (FocalModulation, focal_by_hand, {}),
-        (FocalModulation, focal_by_hand, {"levels": 3, "window": 5, "factor": 4}),
+        (FocalModulation, focal_by_hand, {"levels": 3, "kernel": 5, "factor": 4}),
         (FocalModulation, focal_by_hand, {"normalize": True, "post_norm": True}),
     ],
 )
@@ -89,13 +89,13 @@ def test_parameters_of_lka_by_the_formula_of_its_docstring(ndim, kernel, dilatio
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"levels": 3, "window": 9, "normalize": True}, {"factor": 0, "levels": 1, "post_norm": True}],
+    [{}, {"levels": 3, "kernel": 9, "normalize": True}, {"factor": 0, "levels": 1, "post_norm": True}],
 )
 def test_focal_is_that_of_timm(options):
     ours = FocalModulation(16, **options)
     theirs = TimmFocalModulation(
         16,
-        focal_window=options.get("window", 3),
+        focal_window=options.get("kernel", 3),
         focal_level=options.get("levels", 2),
         focal_factor=options.get("factor", 2),
         normalize_modulator=options.get("normalize", False),
@@ -119,11 +119,13 @@ class TestRefusals:
         LKA(8, kernel=better, dilation=dilation)
 
     def test_lka_without_dilation(self):
-        with pytest.raises(ValueError, match="dilation 0"):
+        with pytest.raises(ValueError, match="dilation of at least 1, got 0"):
             LKA(8, dilation=0)
 
     def test_focal_without_levels_or_with_even_kernels(self):
-        with pytest.raises(ValueError, match="at least one level, got 0"):
+        with pytest.raises(ValueError, match="levels of at least 1, got 0"):
             FocalModulation(8, levels=0)
-        with pytest.raises(ValueError, match="even"):
+        with pytest.raises(ValueError, match="even factor, as kernels are odd, got 1; try 2"):
             FocalModulation(8, factor=1)
+        with pytest.raises(ValueError, match="odd kernel, got 2; try 3"):
+            FocalModulation(8, kernel=2)

@@ -1,11 +1,13 @@
 """Attention, windows and positions against definitions written out another way."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 from models.attention.mechanics.attend import attend, received, received_linear
+from models.attention.mechanics.norms import PooledBatchNorm, PooledGroupNorm
 from models.attention.mechanics.positions import (
     ContinuousBias,
     RelativeBias,
@@ -23,6 +25,7 @@ from models.attention.mechanics.tokens import (
     to_tokens,
 )
 from models.attention.mechanics.windows import Windows, halo_windows, pad_to_multiple
+from tests.attention.layers_by_hand import channelwise
 
 
 def qkv(n=7, m=5, d=4, e=6, seed=0):
@@ -208,3 +211,30 @@ class TestPositions:
         assert alibi_slopes(8).tolist() == [2.0**-k for k in range(1, 9)]
         assert alibi_slopes(6).tolist() == pytest.approx([0.25, 0.0625, 2**-6, 2**-8, 2**-1, 2**-3])
         assert len(alibi_slopes(12)) == 12
+
+
+class TestPooledNorms:
+    @pytest.mark.parametrize("size", [(), (1,), (1, 1), (1, 1, 1)])
+    def test_a_single_value_is_normalised_as_in_eval_and_leaves_no_trace(self, size):
+        norm = PooledBatchNorm(4)
+        norm(torch.randn(8, 4))
+        before = copy.deepcopy(norm.state_dict())
+        x = torch.randn(1, 4, *size)
+        expected = (x - channelwise(norm.running_mean, x)) / (channelwise(norm.running_var, x) + 1e-5).sqrt()
+        torch.testing.assert_close(norm(x), expected)
+        assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+
+    @pytest.mark.parametrize("shape", [(2, 4), (1, 4, 2), (1, 4, 1, 3), (2, 4, 1, 1, 1)])
+    def test_more_values_are_those_of_torch(self, shape):
+        ours, theirs = PooledBatchNorm(4, momentum=0.01), torch.nn.BatchNorm1d(4, momentum=0.01)
+        x = torch.randn(shape)
+        flat = x.flatten(2) if x.ndim > 2 else x
+        torch.testing.assert_close(ours(x), theirs(flat).reshape(shape))
+        torch.testing.assert_close(ours.running_var, theirs.running_var)
+        torch.testing.assert_close(ours.eval()(x), theirs.eval()(flat).reshape(shape))
+
+    def test_groups_are_those_of_torch_or_a_single_value(self):
+        norm = PooledGroupNorm(2, 4)
+        x = torch.randn(3, 4, 5)
+        torch.testing.assert_close(norm(x), torch.nn.GroupNorm(2, 4)(x))
+        assert not PooledGroupNorm(1, 1)(torch.ones(1, 1, 1)).any()

@@ -271,7 +271,7 @@ def seen_on_average(block):
         ({"dilation": 0}, "at least 1"),
         ({"dilation": "most"}, "number or 'largest', not 'most'"),
         ({"border": "wrap"}, "choose from shift, zero"),
-        ({"heads": 3}, "divide 64 channels, got 3"),
+        ({"heads": 3}, "divide its 64 channels, got 3; try 2"),
     ],
 )
 def test_refusals(options, message):

@@ -161,9 +161,16 @@ class TestSHSA:
     def test_a_single_value_in_training(self, channels):
         assert SHSA(channels).train()(maps(2, batch=1, size=(1, 1), channels=channels)).isfinite().all()
 
-    @pytest.mark.parametrize("options", [{"part": 0}, {"part": 9}, {"width": 0}])
-    def test_refusals(self, options):
-        with pytest.raises(ValueError, match="part between 1 and 8 and width from 1"):
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"part": 0}, "part between 1 and 8, its channels, got 0"),
+            ({"part": 9}, "part between 1 and 8, its channels, got 9"),
+            ({"width": 0}, "width of at least 1, got 0; try 1"),
+        ],
+    )
+    def test_refusals(self, options, message):
+        with pytest.raises(ValueError, match=message):
             SHSA(8, **options)
 
 
@@ -185,7 +192,7 @@ class TestStrip:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"heads": 3}, "3 heads do not divide 16 channels; try 1"),
+            ({"heads": 3}, "divide its 16 channels, got 3; try 1"),
             ({"heads": 4, "score_channels": 6}, "4 heads do not divide 6 score_channels; try 4"),
             ({"reduction": 0}, "reduction of at least 1, got 0"),
         ],
@@ -207,7 +214,7 @@ class TestDLA:
         assert (shuffled - block(x).flatten(2)[..., order]).abs().max() > 1e-4
 
     def test_refuses_heads_that_do_not_divide(self):
-        with pytest.raises(ValueError, match="DLA: 5 heads do not divide 64 channels; try 2"):
+        with pytest.raises(ValueError, match="DLA wants heads that divide its 64 channels, got 5; try 2"):
             DLA(64, heads=5)
 
 

@@ -143,7 +143,7 @@ class TestHiLo:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"heads": 3}, "divide 16 channels"),
+            ({"heads": 3}, "divide its 16 channels, got 3"),
             ({"alpha": 1.5}, "from 0 .* to 1"),
             ({"window": 0}, "at least 1"),
         ],
@@ -239,7 +239,7 @@ class TestMaxViT:
     def test_refusals(self):
         with pytest.raises(ValueError, match="'rows' is not known; choose from both, block, grid"):
             MaxViT(16, axes="rows")
-        with pytest.raises(ValueError, match="divide 16 channels, got 3"):
+        with pytest.raises(ValueError, match="divide its 16 channels, got 3"):
             MaxViT(16, heads=3)
 
 
@@ -296,9 +296,9 @@ class TestHalo:
         assert count(block) == 3 * channels**2 + 3 * (2 * 6 - 1) * channels // heads
 
     def test_refusals(self):
-        with pytest.raises(ValueError, match="divide 16 channels, got 3"):
+        with pytest.raises(ValueError, match="divide its 16 channels, got 3"):
             Halo(16, heads=3)
-        with pytest.raises(ValueError, match="got 0 and 3"):
+        with pytest.raises(ValueError, match="block of at least 1, got 0; try 1"):
             Halo(16, block=0)
 
 
@@ -353,7 +353,7 @@ class TestAgent:
             Agent(16, agents=50)
         with pytest.raises(ValueError, match=r"n \*\* 3 of them, got 49; try 64"):
             Agent(16, 3, agents=49)
-        with pytest.raises(ValueError, match="divide 16 channels, got 3"):
+        with pytest.raises(ValueError, match="divide its 16 channels, got 3"):
             Agent(16, heads=3)
         with pytest.raises(ValueError, match="window of at least 1"):
             Agent(16, window=0)
@@ -430,11 +430,11 @@ class TestBRA:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"heads": 3}, "divide 16 channels"),
+            ({"heads": 3}, "divide its 16 channels, got 3"),
             ({"topk": 0}, "topk of at least 1, got 0"),
             ({"regions": 0}, "regions of at least 1"),
             ({"region_size": 0}, "region_size of at least 1"),
-            ({"lepe": 4}, "even number"),
+            ({"lepe": 4}, "odd lepe, got 4; try 5"),
         ],
     )
     def test_refusals(self, options, message):

@@ -1,7 +1,8 @@
-"""Batch normalisation of pooled vectors, which a batch of one does not stop."""
+"""Normalisation of what was pooled down to few values, which a single one does not stop."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,3 +29,11 @@ class PooledBatchNorm(nn.BatchNorm1d):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of axes from two on."""
+
+
+class PooledGroupNorm(nn.GroupNorm):
+    """Group norm of maps whose groups may hold a single value; torch refuses what then becomes the bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, *S) -> (B, C, *S)``."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
