@@ -64,8 +64,8 @@ class Probing(AttentionBlock):
     """The attention maps of M learnt queries, added to the map as features.
 
     ``x + W [a_1 ... a_M] + b`` with ``a_m(n) = exp(l_mn - max_n l_mn)`` and ``l_mn = q_m . x_n / sqrt(C)``: the softmax over
-    positions of efficient probing (Psomas et al., ICLR 2026, arXiv 2506.10178), divided by its maximum, so that features lie
-    between 0 and 1 at all sizes of an image. The paper pools (:class:`EfficientProbing`) and shows that the maps of the
+    positions of efficient probing (Psomas et al., Attention, Please!, ICLR 2026, arXiv 2506.10178), divided by its maximum,
+    so that features lie between 0 and 1 at all sizes of an image. The paper pools (:class:`EfficientProbing`) and shows that the maps of the
     queries find different parts of objects; to use them as features is this project's reading, not the paper's.
     Parameters: ``2 M C + C``.
 
