@@ -11,22 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap
+from models.attention.mechanics.options import at_least, checked_heads, odd
 from models.attention.mechanics.positions import grid
 from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
 from models.attention.mechanics.windows import Windows
-from models.errors import ModelError
 from models.layers import conv
 
 # More than so many query places per axis share their bias with their neighbours: memory of the perceptron.
-PLACES = {2: 64, 3: 16}
+PLACES = {2: 64, 3: 8}
+# Boxes per axis: every position looks at all boxes.
+POOLED = {2: 7, 3: 4}
 
 
 class LogSpacedBias(nn.Module):
     """A bias per head for offsets between positions and pooled boxes, by a perceptron of their logarithm.
 
     ``W_2 relu(W_1 f + b_1) + b_2`` with ``f = sign(u) log2(1 + |u|) / 3`` per axis, where u is the offset as a
-    share of the map, times 8. On axes of more than 64 positions (16 in volumes) c neighbours share a bias, that of
-    their middle, with c the smallest number that leaves no more than 64 different ones.
+    share of the map, times 8. On axes of more than 64 positions (8 in volumes) c neighbours share a bias, that of
+    their middle, with c the smallest number that leaves no more than 64 (8) different ones.
 
     Args:
         heads: number of heads.
@@ -99,7 +101,7 @@ class Aggregated(AttentionBlock):
         channels: C.
         ndim: number of spatial axes.
         window: neighbours per axis, odd.
-        pooled: boxes per axis, at most.
+        pooled: boxes per axis, at most; 7, in volumes 4, when not given.
         heads: number of heads; one per 24 channels (the paper's) when not given.
         width: hidden layer of the perceptron L.
     """
@@ -111,20 +113,15 @@ class Aggregated(AttentionBlock):
         channels: int,
         ndim: int = 2,
         window: int = 3,
-        pooled: int = 7,
+        pooled: int | None = None,
         heads: int | None = None,
         width: int = 512,
     ) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads_for(channels, 24) if heads is None else heads
-        if self.heads < 1 or channels % self.heads:
-            raise ModelError(f"Aggregated wants heads that divide its {channels} channels, got {self.heads}")
-        if window < 1 or window % 2 == 0:
-            raise ModelError(f"Aggregated wants an odd window, got {window}; try {window + 1}")
-        if pooled < 1:
-            raise ModelError(f"Aggregated wants at least one pooled box per axis, got {pooled}")
-        self.window = window
-        self.pooled = pooled
+        self.heads = checked_heads("Aggregated", channels, heads, heads_for(channels, 24))
+        self.window = odd("Aggregated", "window", window)
+        self.pooled = at_least("Aggregated", "pooled", POOLED[ndim] if pooled is None else pooled)
+        at_least("Aggregated", "width", width)
         neighbors, d = window**ndim, channels // self.heads
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(channels, 2 * channels)

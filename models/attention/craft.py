@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap, over_space
 from models.attention.mechanics.channels import channel_attend
+from models.attention.mechanics.options import at_least, checked_heads
 from models.attention.mechanics.positions import ContinuousBias
 from models.attention.mechanics.tokens import (
     ChannelNorm,
-    heads_for,
     merge_heads,
     split_heads,
     to_map,
@@ -116,12 +116,11 @@ class CRAFTWindow(AttentionBlock):
             raise ModelError(f"CRAFTWindow wants a short and a long side as window, got {list(window)}")
         short, long = window
         self.shares = [channels // ndim + (i < channels % ndim) for i in range(ndim)]
-        self.heads = [heads or heads_for(share) for share in self.shares]
-        if any(share % h for share, h in zip(self.shares, self.heads, strict=True)):
-            raise ModelError(f"CRAFTWindow wants heads that divide {self.shares} channels, got {heads}")
+        self.heads = [checked_heads("CRAFTWindow, in each share,", share, heads) for share in self.shares]
         sides = [[long if axis == ndim - 1 - i else short for axis in range(ndim)] for i in range(ndim)]
         self.windows = [Windows(tuple(s), shift=tuple(n // 2 for n in s) if shift else None) for s in sides]
-        width = bias_width or max(4, channels // 32)
+        width = max(4, channels // 32) if bias_width is None else bias_width
+        at_least("CRAFTWindow", "bias_width", width)
         self.bias = nn.ModuleList(ContinuousBias(h, ndim, width) for h in self.heads)
         self.qkv = conv(ndim, channels, 3 * channels, kernel=1)
         self.local = conv(ndim, channels, channels, groups=channels)
@@ -211,9 +210,7 @@ class CRAFTFusion(AttentionBlock):
         heads: int | None = None,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads or heads_for(channels)
-        if channels % heads:
-            raise ModelError(f"CRAFTFusion wants heads that divide {channels} channels, got {heads}")
+        heads = checked_heads("CRAFTFusion", channels, heads)
         self.norms = nn.ModuleList(ChannelNorm(channels) for _ in range(3))
         self.window = CRAFTWindow(channels, ndim, window)
         self.shifted = CRAFTWindow(channels, ndim, window, shift=True)

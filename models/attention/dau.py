@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap, global_mean, over_space
+from models.attention.mechanics.options import narrowed
 from models.layers import conv
 
 
@@ -25,7 +26,7 @@ class DAU(AttentionBlock):
 
     def __init__(self, channels: int, ndim: int = 2, reduction: int = 8) -> None:
         super().__init__(channels, ndim)
-        hidden = max(4, channels // reduction)
+        hidden = narrowed("DAU", channels, reduction, least=4)
         self.body = nn.Sequential(
             conv(ndim, channels, channels, bias=False),
             nn.PReLU(),

@@ -53,6 +53,8 @@ class DomainChannelAttention(AttentionBlock):
 
         Raises:
             ValueError: a number other than 0 and 1, or a shape other than ``(B,)``.
+            RuntimeError: a number in a tensor other than 0 and 1; torch says so, as a look of our own would wait
+                for the GPU.
         """
         means = global_mean(x)
         if domain is None:
@@ -69,8 +71,9 @@ class DomainChannelAttention(AttentionBlock):
                     f"domain has shape {tuple(domain.shape)}; one number per image is {tuple(x.shape[:1])}"
                 )
             paths = torch.stack([self._path(means, d) for d in range(DOMAINS)], 1)
-            # Looked up rather than masked: an index that is neither 0 nor 1 stops here.
-            weights = paths[torch.arange(len(x), device=x.device), domain.long()]
+            # Looked up rather than masked: an index that is neither 0 nor 1, as -1, stops here.
+            index = domain.to(x.device, torch.long).reshape(-1, 1, 1).expand(-1, 1, paths.shape[-1])
+            weights = paths.gather(1, index).squeeze(1)
         return x * self.map(over_space(weights, x))
 
     def _path(self, means: Tensor, domain: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from models.attention.block import AttentionBlock, AttentionMap
+from models.attention.mechanics.options import at_least
 from models.attention.mechanics.positions import RelativeBias
 from models.attention.mechanics.tokens import heads_for
 from models.attention.mechanics.windows import Windows
@@ -42,13 +43,15 @@ class DoubleWindow(AttentionBlock):
         super().__init__(channels, ndim)
         if channels % 2:
             raise ModelError(f"DoubleWindow halves the channels: it wants an even number, got {channels}")
-        heads = heads or 2 * heads_for(channels // 2)
-        if heads % 2 or channels % heads:
+        default = 2 * heads_for(channels // 2)
+        heads = default if heads is None else heads
+        if heads < 2 or heads % 2 or channels % heads:
             raise ModelError(
-                f"DoubleWindow wants an even number of heads that divides {channels}, got {heads}"
+                f"DoubleWindow wants an even number of heads that divides {channels}, got {heads}; try {default}"
             )
         self.heads = heads // 2
-        self.window = (window or (8 if ndim == 2 else 4),) * ndim
+        window = (8 if ndim == 2 else 4) if window is None else window
+        self.window = (at_least("DoubleWindow", "window", window),) * ndim
         self.qkv = conv(ndim, channels, 3 * channels, kernel=1)
         self.bias = RelativeBias(self.heads, self.window)
         self.shifted_bias = RelativeBias(self.heads, self.window)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
-from models.errors import ModelError
+from models.attention.mechanics.options import checked_heads
+from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
 
 EPSILON = 1e-6
 
@@ -39,9 +39,7 @@ class Flow(AttentionBlock):
 
     def __init__(self, channels: int, ndim: int = 2, heads: int | None = None) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads_for(channels) if heads is None else heads
-        if self.heads < 1 or channels % self.heads:
-            raise ModelError(f"Flow wants heads that divide its {channels} channels, got {self.heads}")
+        self.heads = checked_heads("Flow", channels, heads)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, channels)
         self.map = AttentionMap()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
-from models.attention.mechanics.positions import grid
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
-from models.errors import ModelError
+from models.attention.mechanics.options import checked_heads
+from models.attention.mechanics.strips import outer
+from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
 
 
 class GPSA(AttentionBlock):
@@ -21,12 +22,12 @@ class GPSA(AttentionBlock):
     knows positions alone: with u the offset of a key from its query, ``P = w . u + a |u|^2 + b``. d'Ascoli et
     al., ConViT, ICML 2021, arXiv 2103.10697.
 
-    No matrix of all pairs is made. The mixture is a sum of two attentions; and as ``u = k - q`` for positions
-    k and q, ``P = (w - 2 a q) . k + a |k|^2`` plus what does not depend on the key, which softmax ignores: an
-    ordinary attention with queries ``[w - 2 a q, a]`` and keys ``[k, |k|^2]``. Positions are made for the size at
-    hand, so that any size is taken; b, which the released weights have, changes nothing.
+    No matrix of all pairs is made. The mixture is a sum of two attentions; and P is a sum of a term per axis, so that
+    its softmax over the map is a product of a softmax per axis: ``n x n`` weights along each axis of n positions, one
+    axis after the other. They are made for the size at hand, so that any size is taken; b, which the released
+    weights have, changes nothing.
 
-    Time grows with the square of the number of positions. The rows of A sum to 1, so that the released code's
+    Time grows with the square of the number of positions, for the first term. The rows of A sum to 1, so that the released code's
     renormalisation is left out. Weight decay on ``position`` pulls heads back to looking everywhere.
 
     Parameters: ``4 C^2 + C + heads (ndim + 3)``.
@@ -53,9 +54,7 @@ class GPSA(AttentionBlock):
         strength: float = 1.0,
     ) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads_for(channels) if heads is None else heads
-        if self.heads < 1 or channels % self.heads:
-            raise ModelError(f"GPSA wants heads that divide its {channels} channels, got {self.heads}")
+        self.heads = checked_heads("GPSA", channels, heads)
         self.query_key = nn.Linear(channels, 2 * channels, bias=False)
         self.value = nn.Linear(channels, channels, bias=False)
         self.project = nn.Linear(channels, channels)
@@ -76,17 +75,18 @@ class GPSA(AttentionBlock):
             centre = offsets[head % len(offsets)]
             weight.copy_(strength * torch.tensor([*(2 * c for c in centre), -1.0]))
 
-    def positional(self, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Queries and keys whose product is P, apart from what is the same for all keys: ``(heads, N, ndim + 2)``."""
+    def positional(self, size: Sequence[int]) -> list[Tensor]:
+        """softmax(P) along each axis, ``(heads, n, n)``, a row for each query; single precision at least."""
         weight, bias = self.position.weight, self.position.bias
-        # Measured from the centre, products stay small. Single precision at least: they are differences of squares.
-        points = grid(size, weight.device).to(torch.promote_types(weight.dtype, torch.float32))
-        points = points - points.mean(0)
-        w, a = weight[:, None, :-1], weight[:, None, -1:]
-        ones = torch.ones_like(points[:, :1])
-        q = torch.cat([w - 2 * a * points, a * ones, bias[:, None, None] * ones], -1)
-        k = torch.cat([points, points.square().sum(-1, keepdim=True), ones], -1)
-        return q, k.expand(self.heads, -1, -1)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        squares = weight[:, -1, None, None]
+        along = []
+        for axis, n in enumerate(size):
+            places = torch.arange(n, device=weight.device, dtype=wide)
+            u = places - places.unsqueeze(1)
+            logits = weight[:, axis, None, None] * u + squares * u.square()
+            along.append((logits if axis else logits + bias[:, None, None]).softmax(-1))
+        return along
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
@@ -95,14 +95,16 @@ class GPSA(AttentionBlock):
         v = split_heads(self.value(tokens), self.heads)
         gate = self.gate.sigmoid().reshape(-1, 1, 1)
         with torch.autocast(x.device.type, enabled=False):
-            where_q, where_k = self.positional(size)
-            where_q, where_k = (t.expand(len(x), -1, -1, -1) for t in (where_q, where_k))
-            near = attend(where_q, where_k, v.to(where_q.dtype), scale=1.0)
-        out = (1 - gate) * attend(q, k, v) + gate * near
+            along = self.positional(size)
+            near = v.to(along[0].dtype).unflatten(2, size)
+            for axis, weights in enumerate(along):
+                shape = (self.heads, *(1,) * (self.ndim - 1), *weights.shape[1:])
+                near = (weights.reshape(shape) @ near.movedim(2 + axis, -2)).movedim(-2, 2 + axis)
+        out = (1 - gate) * attend(q, k, v) + gate * near.flatten(2, -2)
         if self.map.wanted:
             # A head at a time, as each has its own gate.
             content = received(q.unsqueeze(-3), k.unsqueeze(-3))
-            position = received(where_q.unsqueeze(-3), where_k.unsqueeze(-3), scale=1.0)
+            position = outer([weights.sum(1).unsqueeze(0) for weights in along]).flatten(2)
             mean = ((1 - gate[..., 0]) * content + gate[..., 0] * position).mean(1)
             self.map(to_map(mean.unsqueeze(-1), size))
         return to_map(self.project(merge_heads(out.to(v.dtype))), size)

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
+from models.attention.mechanics.options import at_least, checked_heads, narrowed
 from models.attention.mechanics.positions import RelativeBias
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads
+from models.attention.mechanics.tokens import merge_heads, split_heads
 from models.attention.mechanics.windows import Windows, halo_windows
 from models.attention.se import SE
 from models.errors import ModelError
@@ -35,13 +36,13 @@ class CAB(AttentionBlock):
         self, channels: int, ndim: int = 2, compress: int = 3, squeeze: int = 30, scale: float = 1.0
     ) -> None:
         super().__init__(channels, ndim)
-        waist = max(1, channels // compress)
+        waist = narrowed("CAB", channels, compress, "compress")
         self.scale = scale
         self.layers = nn.Sequential(
             conv(ndim, channels, waist),
             nn.GELU(),
             conv(ndim, waist, channels),
-            SE(channels, ndim, reduction=squeeze),
+            SE(channels, ndim, reduction=at_least("CAB", "squeeze", squeeze)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,15 +83,13 @@ class OCAB(AttentionBlock):
         heads: int | None = None,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads or heads_for(channels)
-        if channels % heads:
-            raise ModelError(f"OCAB wants heads that divide {channels} channels, got {heads}")
-        window = window or (16 if ndim == 2 else 4)
+        heads = checked_heads("OCAB", channels, heads)
+        window = at_least("OCAB", "window", (16 if ndim == 2 else 4) if window is None else window)
         extra = int(overlap * window)
         if extra % 2 or extra < 0:
             raise ModelError(
                 f"OCAB wants window * overlap to be even and not negative, so that both windows have one centre; "
-                f"got {window} * {overlap}. Try window {window + window % 2 or 2}, overlap 0.5 with a multiple of 4"
+                f"got {window} * {overlap}; try overlap 0.5 and window {-(-window // 4) * 4}"
             )
         self.heads = heads
         self.windows = Windows((window,) * ndim)

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
-from models.errors import ModelError
+from models.attention.mechanics.options import checked_heads
+from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
 
 
 class HeadTokens(AttentionBlock):
@@ -35,11 +35,7 @@ class HeadTokens(AttentionBlock):
 
     def __init__(self, channels: int, ndim: int = 2, heads: int | None = None, qkv_bias: bool = True) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads or heads_for(channels)
-        if channels % self.heads:
-            raise ModelError(
-                f"HeadTokens wants heads that divide its {channels} channels, got {heads}; try {heads_for(channels)}"
-            )
+        self.heads = checked_heads("HeadTokens", channels, heads)
         width = channels // self.heads
         self.summary = nn.Linear(width, channels)
         self.norm = nn.LayerNorm(width)

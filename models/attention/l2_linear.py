@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import received_linear
 from models.attention.mechanics.norms import PooledBatchNorm
+from models.attention.mechanics.options import checked_heads
 from models.attention.mechanics.tokens import (
     ChannelNorm,
-    heads_for,
     merge_heads,
     split_heads,
     to_map,
@@ -78,9 +78,7 @@ class L2Linear(AttentionBlock):
         concentration: bool = False,
     ) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads_for(channels) if heads is None else heads
-        if self.heads < 1 or channels % self.heads:
-            raise ModelError(f"L2Linear wants heads that divide its {channels} channels, got {self.heads}")
+        self.heads = checked_heads("L2Linear", channels, heads)
         if clamp <= 0:
             raise ModelError(f"L2Linear divides by at least clamp, which must be above 0; got {clamp}")
         self.clamp = clamp

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
+from models.attention.mechanics.options import checked_heads
 from models.attention.mechanics.positions import ContinuousBias
-from models.attention.mechanics.tokens import ChannelNorm, heads_for, merge_heads, split_heads
+from models.attention.mechanics.tokens import ChannelNorm, merge_heads, split_heads
 from models.attention.mechanics.windows import Windows
 from models.errors import ModelError
 
@@ -97,7 +98,7 @@ class LSDA(AttentionBlock):
         ndim: number of spatial axes.
         kind: ``short``, ``long``, or ``both``: ``y + long(LayerNorm(x + y))`` with ``y = short(x)``. The paper
             alternates them from block to block, each with a feed-forward: a list of two blocks.
-        group: G, positions of a group per axis.
+        group: G, positions of a group per axis; 7, in volumes 4, when not given.
         interval: I, the distance between neighbours in a lattice, which then spans ``G * I`` positions per axis.
             When not given the lattice spans the map, which is what the paper's 8, 4, 2, 1 come to at 224.
         heads: number of heads; one per 32 channels when not given.
@@ -111,16 +112,15 @@ class LSDA(AttentionBlock):
         channels: int,
         ndim: int = 2,
         kind: str = "both",
-        group: int = 7,
+        group: int | None = None,
         interval: int | None = None,
         heads: int | None = None,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads_for(channels) if heads is None else heads
+        heads = checked_heads("LSDA", channels, heads)
         if kind not in KINDS:
             raise ModelError(f"LSDA kind {kind!r} is not known; choose from {', '.join(KINDS)}")
-        if heads < 1 or channels % heads:
-            raise ModelError(f"LSDA wants heads that divide its {channels} channels, got {heads}")
+        group = (7 if ndim == 2 else 4) if group is None else group
         if group < 2 or (interval is not None and interval < 1):
             raise ModelError(f"LSDA wants a group from 2 and an interval from 1, got {group} and {interval}")
         kinds = ("short", "long") if kind == "both" else (kind,)

@@ -108,7 +108,7 @@ class PartialSelf(_Partial):
     ``concat(conv3(x_1), W softmax(q k^T / sqrt(d) + b_h(|i - j|)) v)`` with q, k, v from ``LayerNorm(x_2)``. PAT_sf of
     Huang et al., Partial Convolution Meets Visual Attention, arXiv 2503.03148, and PartialNet, arXiv 2502.01303; the bias
     is iRPE's (Wu et al., ICCV 2021, arXiv 2107.14222) in the form that the released code asks for: a number per head for
-    each Euclidean distance, rounded up to 20 steps, in logarithmic classes beyond. Parameters with f = C // divisor,
+    each rounded Euclidean distance up to 20 steps, and for logarithmic classes beyond. Parameters with f = C // divisor,
     r = C - f, h heads and d axes: ``3^d f^2 + 4 r^2 + 3 r + 41 h``. Costs memory for the bias of all pairs.
 
     Args:
@@ -123,8 +123,8 @@ class PartialSelf(_Partial):
     def __init__(self, channels: int, ndim: int = 2, divisor: int = 4, heads: int | None = None) -> None:
         super().__init__(channels, ndim, divisor)
         fitting = next(h for h in (4, 3, 2, 1) if self.rest % h == 0)
-        self.heads = heads or fitting
-        if self.rest % self.heads:
+        self.heads = fitting if heads is None else heads
+        if self.heads < 1 or self.rest % self.heads:
             raise ModelError(
                 f"PartialSelf attends with {self.rest} of {channels} channels, which {heads} heads do not divide; "
                 f"try {fitting}"
@@ -137,13 +137,12 @@ class PartialSelf(_Partial):
         self.map = AttentionMap()
 
     def distance_bias(self, size: Sequence[int]) -> Tensor:
-        """``(heads, N, N)``. Each offset is looked up once; pairs are windows of that table, row by row."""
-        ndim = len(size)
+        """``(heads, N, N)``, keys from last to first. Each offset is looked up once; pairs are windows of that table."""
         bias = self.bias[:, distance_buckets(size, self.bias.device)].unflatten(1, [2 * n - 1 for n in size])
         for axis, n in enumerate(size):
             bias = bias.unfold(1 + axis, n, 1)
         n = math.prod(size)
-        return bias.flip(list(range(1, 1 + ndim))).reshape(-1, n, n)
+        return bias.reshape(-1, n, n)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
@@ -151,9 +150,10 @@ class PartialSelf(_Partial):
         size = x.shape[2:]
         qkv = self.qkv(to_tokens(self.norm(rest))).chunk(3, -1)
         q, k, v = (split_heads(part, self.heads) for part in qkv)
-        bias = self.distance_bias(size)
+        # Keys have no order; to turn them around is cheaper than to turn the bias of all pairs around.
+        k, v, bias = k.flip(-2), v.flip(-2), self.distance_bias(size)
         if self.map.wanted:
-            self.map(to_map(received(q, k, bias).unsqueeze(-1), size))
+            self.map(to_map(received(q, k, bias).flip(-1).unsqueeze(-1), size))
         y = self.project(merge_heads(attend(q, k, v, bias)))
         return torch.cat([self.convolve(first), to_map(y, size)], 1)
 

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
+from models.attention.mechanics.options import checked_heads
 from models.attention.mechanics.positions import rotary
-from models.attention.mechanics.tokens import heads_for, to_map, to_tokens
-from models.errors import ModelError
+from models.attention.mechanics.tokens import to_map, to_tokens
 from models.layers import conv
 
 
@@ -44,9 +44,7 @@ class Polyline(AttentionBlock):
 
     def __init__(self, channels: int, ndim: int = 2, heads: int | None = None) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads_for(channels) if heads is None else heads
-        if self.heads < 1 or channels % self.heads:
-            raise ModelError(f"Polyline wants heads that divide its {channels} channels, got {self.heads}")
+        self.heads = checked_heads("Polyline", channels, heads)
         width = channels // self.heads
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, channels)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
 from models.attention.mechanics.norms import PooledBatchNorm
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
+from models.attention.mechanics.options import checked_heads
+from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
 from models.attention.mechanics.windows import Windows
 from models.errors import ModelError
 from models.layers import conv, resize
@@ -38,12 +39,7 @@ class PyramidSparse(AttentionBlock):
 
     def __init__(self, channels: int, ndim: int = 2, topk: int = 0, heads: int | None = None) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads or heads_for(channels)
-        if channels % self.heads:
-            raise ModelError(
-                f"PyramidSparse wants heads that divide its {channels} channels, got {heads}; "
-                f"try {heads_for(channels)}"
-            )
+        self.heads = checked_heads("PyramidSparse", channels, heads)
         if topk < 0:
             raise ModelError(f"PyramidSparse opens topk coarse positions: 0 or more, got {topk}")
         width = channels // self.heads

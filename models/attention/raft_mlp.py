@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock
+from models.attention.mechanics.options import at_least
 from models.attention.mechanics.tokens import ChannelNorm
 from models.layers import conv, resize
 
@@ -70,10 +71,12 @@ class RaftMLP(AttentionBlock):
         official: bool = False,
     ) -> None:
         super().__init__(channels, ndim)
-        side = side or (16 if ndim == 2 else 8)
+        side = at_least("RaftMLP", "side", (16 if ndim == 2 else 8) if side is None else side)
+        at_least("RaftMLP", "expansion", expansion)
+        at_least("RaftMLP", "channel_expansion", channel_expansion)
         self.size = (side,) * ndim
         self.official = official
-        raft = math.gcd(raft, channels)
+        raft = math.gcd(at_least("RaftMLP", "raft", raft), channels)
         self.axes = nn.ModuleList(_AxisMLP(channels, axis, side, raft, expansion) for axis in range(ndim))
         self.across = nn.Sequential(
             ChannelNorm(channels),

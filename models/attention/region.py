@@ -10,7 +10,8 @@ from torch import Tensor
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
+from models.attention.mechanics.options import checked_heads
+from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
 from models.attention.mechanics.windows import Windows
 from models.attention.mechanics.within import attend_within
 from models.errors import ModelError
@@ -58,9 +59,7 @@ class RegionAttention(AttentionBlock):
         official: bool = False,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads or heads_for(channels)
-        if channels % heads:
-            raise ModelError(f"RegionAttention wants heads that divide {channels} channels, got {heads}")
+        heads = checked_heads("RegionAttention", channels, heads)
         square = (8 if ndim == 2 else 4) if square is None else square
         if square < 1 or (limit is not None and limit < 1):
             raise ModelError(

@@ -68,10 +68,16 @@ class RGT(AttentionBlock):
         official: bool = False,
     ) -> None:
         super().__init__(channels, ndim)
+        if ratio <= 0:
+            raise ModelError(f"RGT wants a ratio above 0, got {ratio}; the paper has 0.5")
         narrow = max(1, int(ratio * channels))
-        heads = heads or heads_for(math.gcd(channels, narrow), width=16)
-        if channels % heads or narrow % heads:
-            raise ModelError(f"RGT wants heads that divide {channels} and {narrow} channels, got {heads}")
+        shared = math.gcd(channels, narrow)
+        default = heads_for(shared, width=16)
+        heads = default if heads is None else heads
+        if heads < 1 or shared % heads:
+            raise ModelError(
+                f"RGT wants heads that divide {channels} and {narrow} channels, got {heads}; try {default}"
+            )
         if times is not None and times < 1:
             raise ModelError(f"RGT reduces the map at least once, got times {times}")
         self.heads, self.times, self.official = heads, times, official

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
+from models.attention.mechanics.options import at_least
 from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
 from models.errors import ModelError
 from models.layers import conv
@@ -57,13 +60,19 @@ class TokenAggregation(AttentionBlock):
         decay: float = 0.999,
     ) -> None:
         super().__init__(channels, ndim)
-        heads = heads or heads_for(channels, 16)
-        qk_channels = qk_channels or channels
-        if channels % heads or qk_channels % heads:
+        qk_channels = (
+            channels if qk_channels is None else at_least("TokenAggregation", "qk_channels", qk_channels)
+        )
+        shared = math.gcd(channels, qk_channels)
+        default = next(h for h in range(min(shared, heads_for(channels, 16)), 0, -1) if shared % h == 0)
+        heads = default if heads is None else heads
+        if heads < 1 or shared % heads:
             raise ModelError(
                 f"TokenAggregation wants heads that divide its {channels} channels and {qk_channels} qk_channels, "
-                f"got {heads}; try {heads_for(channels, 16)}"
+                f"got {heads}; try {default}"
             )
+        if not 0 <= decay <= 1:
+            raise ModelError(f"TokenAggregation wants a decay from 0 to 1, got {decay}; the paper has 0.999")
         if centres < 1 or group_size < 1:
             raise ModelError(
                 f"TokenAggregation wants at least one of centres and group_size, got {centres} and {group_size}"

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
+from models.attention.mechanics.options import at_least, checked_heads
 from models.attention.mechanics.positions import RelativeBias, grid
-from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads
+from models.attention.mechanics.tokens import merge_heads, split_heads
 from models.attention.mechanics.windows import Windows
-from models.errors import ModelError
 from models.layers import conv, per_axis
 
 
@@ -37,7 +37,7 @@ class VSA(AttentionBlock):
     Args:
         channels: C.
         ndim: number of spatial axes.
-        window: positions per axis.
+        window: positions per axis; 7, in volumes 4, when not given.
         heads: number of heads; one per 32 channels when not given.
     """
 
@@ -45,13 +45,17 @@ class VSA(AttentionBlock):
     mixes = True
 
     def __init__(
-        self, channels: int, ndim: int = 2, window: int | list[int] = 7, heads: int | None = None
+        self,
+        channels: int,
+        ndim: int = 2,
+        window: int | Sequence[int] | None = None,
+        heads: int | None = None,
     ) -> None:
         super().__init__(channels, ndim)
-        self.heads = heads_for(channels) if heads is None else heads
-        if self.heads < 1 or channels % self.heads:
-            raise ModelError(f"VSA wants heads that divide its {channels} channels, got {self.heads}")
-        self.windows = Windows(per_axis(window, ndim))
+        self.heads = checked_heads("VSA", channels, heads)
+        window = per_axis((7 if ndim == 2 else 4) if window is None else window, ndim)
+        self.windows = Windows(window)
+        at_least("VSA", "window", min(window))
         self.qkv = conv(ndim, channels, 3 * channels, kernel=1)
         self.project = conv(ndim, channels, channels, kernel=1)
         self.bias = RelativeBias(self.heads, self.windows.window)

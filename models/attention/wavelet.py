@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models.attention.block import AttentionBlock
 from models.attention.mechanics.haar import haar, inverse_haar
 from models.attention.mechanics.norms import PooledBatchNorm
+from models.attention.mechanics.options import at_least
 from models.attention.mechanics.scan import selective_scan
 from models.attention.mechanics.tokens import ChannelNorm
 from models.errors import ModelError
@@ -156,6 +157,9 @@ class MobileMambaMixer(AttentionBlock):
             )
         if levels < 1 or state < 1:
             raise ModelError(f"MobileMambaMixer got levels {levels} and state {state}; both are at least 1")
+        at_least("MobileMambaMixer", "multiple", multiple)
+        if expand <= 0:
+            raise ModelError(f"MobileMambaMixer wants an expand above 0, got {expand}; the paper has 2")
         share = max(1, int(global_ratio * channels))
         scanned = min(channels, (share + multiple // 2) // multiple * multiple or share)
         local = min(int(local_ratio * channels), channels - scanned)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.attention.block import AttentionBlock
 from models.attention.mechanics.haar import haar
+from models.attention.mechanics.options import at_least
 from models.errors import ModelError
 from models.layers import conv, crop, doubling_conv, norm
 
@@ -64,6 +65,12 @@ class WaveMix(AttentionBlock):
         super().__init__(channels, ndim)
         if levels < 1:
             raise ModelError(f"WaveMix wants at least one of levels, got {levels}; the paper has 1 to 4")
+        at_least("WaveMix", "mult", mult)
+        hidden = at_least("WaveMix", "hidden", channels if hidden is None else hidden)
+        if not 0 <= dropout <= 1:
+            raise ModelError(
+                f"WaveMix wants a dropout from 0 to 1, got {dropout}; the released block has 0.5"
+            )
         bands = 2**ndim
         reduced = max(1, channels // bands)
         deeper = max(1, channels // 2)
@@ -73,7 +80,7 @@ class WaveMix(AttentionBlock):
                 ndim,
                 in_channels=bands * reduced + (deeper if level < levels - 1 else 0),
                 inner=mult * channels,
-                hidden=hidden or channels,
+                hidden=hidden,
                 out_channels=deeper if level else channels,
                 dropout=dropout,
             )

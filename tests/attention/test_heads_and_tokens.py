@@ -256,8 +256,9 @@ class TestTokenAggregation:
         assert count(TokenAggregation(channels, qk_channels=32, heads=4)) == expected
 
     def test_refusals(self):
-        with pytest.raises(ValueError, match="64 channels and 30 qk_channels, got 4; try 4"):
-            TokenAggregation(64, qk_channels=30)
+        assert TokenAggregation(64, qk_channels=30).heads == 2, "heads that divide both"
+        with pytest.raises(ValueError, match="64 channels and 30 qk_channels, got 4; try 2"):
+            TokenAggregation(64, qk_channels=30, heads=4)
         with pytest.raises(ValueError, match="at least one of centres and group_size, got 0"):
             TokenAggregation(64, centres=0)
 

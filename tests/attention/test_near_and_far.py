@@ -456,7 +456,8 @@ class TestAggregated:
         ("options", "message"),
         [
             ({"window": 4}, "odd window, got 4; try 5"),
-            ({"pooled": 0}, "at least one"),
+            ({"pooled": 0}, "pooled of at least 1"),
+            ({"width": 0}, "width of at least 1"),
             ({"heads": 3}, "divide"),
         ],
     )

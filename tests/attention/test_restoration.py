@@ -154,7 +154,7 @@ class TestRegions:
             block(x, torch.zeros(2, 4, 4))
         with pytest.raises(ValueError, match=r"got int64 of shape \(1, 4, 4\)"):
             block(x, torch.zeros(1, 4, 4, dtype=torch.long))
-        with pytest.raises(ValueError, match="heads that divide 16 channels, got 5"):
+        with pytest.raises(ValueError, match="heads that divide its 16 channels, got 5; try 1"):
             RegionAttention(16, heads=5)
         with pytest.raises(ValueError, match="at least 1, got 0 and 4096"):
             RegionAttention(16, square=0)
@@ -205,9 +205,11 @@ class TestHAT:
         close(block(x), convolve(y, p["project.weight"], p["project.bias"]))
 
     def test_refusals(self):
-        with pytest.raises(ValueError, match=r"even and not negative.*got 6 \* 0.5"):
+        with pytest.raises(
+            ValueError, match=r"even and not negative.*got 6 \* 0.5; try overlap 0.5 and window 8"
+        ):
             OCAB(8, window=6)
-        with pytest.raises(ValueError, match="heads that divide 8 channels, got 3"):
+        with pytest.raises(ValueError, match="heads that divide its 8 channels, got 3; try 1"):
             OCAB(8, heads=3)
 
 
@@ -365,11 +367,13 @@ class TestCRAFT:
             CRAFTHigh(1)
         with pytest.raises(ValueError, match=r"short and a long side as window, got \[4\]"):
             CRAFTWindow(8, window=[4])
-        with pytest.raises(ValueError, match=r"divide \[4, 4\] channels, got 3"):
+        with pytest.raises(
+            ValueError, match="each share, wants heads that divide its 4 channels, got 3; try 1"
+        ):
             CRAFTWindow(8, heads=3)
         with pytest.raises(ValueError, match="a channel per axis, 3, got 2"):
             CRAFTWindow(2, 3)
-        with pytest.raises(ValueError, match="divide 8 channels, got 3"):
+        with pytest.raises(ValueError, match="divide its 8 channels, got 3"):
             CRAFTFusion(8, heads=3)
 
 
