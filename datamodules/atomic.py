@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# The first half of every temporary name, so that what a killed process left can be told from what a living one writes.
+PROCESS = uuid.uuid4().hex[:6]
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -18,7 +21,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".part-{uuid.uuid4().hex[:12]}-{final.name}")
+    temporary = final.with_name(f".part-{PROCESS}{uuid.uuid4().hex[:6]}-{final.name}")
     try:
         yield temporary
         with temporary.open("rb") as stream:

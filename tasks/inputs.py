@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.errors import DataError
 from datamodules.formats.dicom_series import images_of
@@ -15,6 +16,7 @@ from datamodules.guard import content_type
 from datamodules.open import SUFFIXES, Source, open_image, stem_of, suffix_of
 
 _CHANNEL_FILE = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+_DIGITS = re.compile(r"([0-9]+)")
 # What cannot hold a mask (lossy), or has a better name for it.
 _MASK_SUFFIX = {".jpg": ".png", ".jpeg": ".png", ".dcm": ".png", ".dicom": ".png"}
 
@@ -46,16 +48,17 @@ class Input:
 def collect_inputs(
     named: Sequence[str], channels: Sequence[str], may_miss: Sequence[str] = (), skip: Path | None = None
 ) -> list[Input]:
-    """List the images behind files, folders and globs, in a stable order.
+    """List the images behind files, folders, globs and lists, in natural order (2 before 10).
 
     A folder is searched with all folders below it; where it holds ``images/`` beside ``masks/`` or
     ``labels/``, only ``images/`` is. DICOM files are known by their content, whatever they are called; the slices
     of a folder are one image. Where the model wants several channels, files (or such folders) ``case_0000``,
     ``case_0001`` ... are one image, and so are ``case_T1``, ``case_flair`` ... where these are names of its channels.
-    The tree below a named folder is kept.
+    The tree below a named folder is kept, and below the part of a glob that has no wildcard, and that of relative
+    paths in a list.
 
     Args:
-        named: what the user wrote.
+        named: what the user wrote; ``@FILE`` is a text file with a path (or folder, or glob) per line.
         channels: names of the model's channels.
         may_miss: those of them that an image may lack.
         skip: the output folder, which may lie inside an input folder.
@@ -64,16 +67,16 @@ def collect_inputs(
         DataError: something named does not exist, or nothing is left.
     """
     pairs: dict[Path, PurePosixPath] = {}
-    for text in named:
-        for path in _expanded(text):
-            if path.is_dir():
-                root = _image_folder(path)
-                for found in _images_below(root, skip):
-                    # The named folder may be the series itself: its mask is named by it all the same.
-                    relative = found.relative_to(root).as_posix() if found != root else root.resolve().name
-                    pairs.setdefault(found, PurePosixPath(relative))
-            else:
-                pairs.setdefault(path, PurePosixPath(path.name))
+    for path, place in _expanded(named, skip):
+        if path.is_dir():
+            root = _image_folder(path)
+            for found in _images_below(root, skip):
+                if found == root:  # the series itself: its mask is named by it all the same
+                    pairs.setdefault(found, place if place.name else PurePosixPath(root.resolve().name))
+                else:
+                    pairs.setdefault(found, place / found.relative_to(root).as_posix())
+        else:
+            pairs.setdefault(path, place)
     if not pairs:
         raise DataError(f"{', '.join(named)}: holds no image; accepted are {', '.join(SUFFIXES)}")
     return _grouped(pairs.items(), channels, may_miss)
@@ -85,8 +88,7 @@ def _images_below(root: Path, skip: Path | None) -> list[Path]:
     folders: set[Path] = set()
     for file in root.rglob("*"):
         hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        skipped = skip is not None and file.resolve().is_relative_to(skip.resolve())
-        if hidden or skipped or not file.is_file():
+        if hidden or _inside(file, skip) or not file.is_file():
             continue
         if _is_dicom(file):
             folders.add(file.parent)
@@ -94,7 +96,15 @@ def _images_below(root: Path, skip: Path | None) -> list[Path]:
             images.add(file)
     for folder in folders:
         images.update(images_of(folder))
-    return sorted(images)
+    return sorted(images, key=natural)
+
+
+def natural(path: Path) -> list[Any]:
+    """Sorts paths as people do: folder by folder, numbers by their value."""
+    return [
+        [(0, int(run), run) if run.isdigit() else (1, run) for run in _DIGITS.split(part) if run]
+        for part in path.parts
+    ]
 
 
 def _is_dicom(file: Path) -> bool:
@@ -104,16 +114,54 @@ def _is_dicom(file: Path) -> bool:
         return False
 
 
-def _expanded(text: str) -> list[Path]:
+def _expanded(named: Sequence[str], skip: Path | None) -> Iterator[tuple[Path, PurePosixPath]]:
+    """Each path that is named, and where it lies below what was named: a folder that is named itself, nowhere."""
+    for text in named:
+        if text.startswith("@") and not Path(text).exists():
+            for line in listed(Path(text[1:])):
+                path = Path(line)
+                if path.is_absolute() or ".." in path.parts or not path.exists():
+                    yield from _found(line, skip)
+                else:
+                    yield path, PurePosixPath(path.as_posix())
+        else:
+            yield from _found(text, skip)
+
+
+def _found(text: str, skip: Path | None) -> Iterator[tuple[Path, PurePosixPath]]:
     path = Path(text)
-    if path.exists():
-        return [path]
-    found = sorted(Path(match) for match in glob.glob(text, recursive=True))
-    if found:
-        return found
-    if glob.has_magic(text):
+    if path.exists() or not glob.has_magic(text):
+        # What is missing is named in the table, so that the others are still done.
+        yield path, PurePosixPath("" if path.is_dir() else path.name)
+        return
+    matches = sorted(map(Path, glob.glob(text, recursive=True)), key=natural)
+    if not matches:
         raise DataError(f"{text}: matches no file")
-    return [path]  # named in the table as missing, so that the others are still done
+    fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+    for match in matches:
+        if not _inside(match, skip):
+            yield match, PurePosixPath(match.relative_to(fixed).as_posix())
+
+
+def _inside(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.resolve().is_relative_to(folder.resolve())
+
+
+def listed(file: Path) -> list[str]:
+    """The lines of a text file that name something: not the empty ones, nor those that begin with ``#``.
+
+    Raises:
+        DataError: no such file, or no text.
+    """
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"{file}: the list cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: is no list of paths; write a text file (UTF-8) with a path per line"
+        ) from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _image_folder(folder: Path) -> Path:

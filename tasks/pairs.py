@@ -20,8 +20,10 @@ from datamodules.open import SUFFIXES, open_image, stem_of, suffix_of
 # Two masks lie on one grid when their corners are this close, in elements: programs round the rotation of a
 # volume differently when they write it.
 TOLERANCE = 0.05
-# A picture that prediction writes beside a mask has this behind the mask's name; it is no mask.
+# Pictures that prediction writes beside a mask have these behind the mask's name; they are no masks.
 ATTENTION_PICTURE = ".attention.png"
+PREVIEW_PICTURE = ".preview.png"
+OUR_PICTURES = (ATTENTION_PICTURE, PREVIEW_PICTURE)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def by_stem(folder: Path) -> dict[str, list[Path]]:
     """Folder and stem below ``folder`` -> files. Hidden files, other formats and our pictures are passed over."""
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
-        if file.name.endswith(ATTENTION_PICTURE):
+        if file.name.endswith(OUR_PICTURES):
             continue
         if suffix_of(file) and not file.name.startswith(".") and file.is_file():
             found.setdefault((file.relative_to(folder).parent / stem_of(file)).as_posix(), []).append(file)

@@ -1,17 +1,33 @@
-"""``delineate predict``: masks for files, folders and globs."""
+"""``delineate predict``: masks for files, folders, globs and lists."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
-HELP = "draw masks for images, folders and globs with a trained model"
+if TYPE_CHECKING:
+    from tasks.batch.estimate import Estimate
+    from tasks.prediction import Settings, Summary
+
+HELP = "draw masks for images, folders, globs and lists with a trained model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("-m", "--model", required=True, help="model.safetensors written by delineate fit")
-    parser.add_argument("-i", "--input", required=True, nargs="+", help="files, folders, or globs in quotes")
+    parser.add_argument(
+        "-i", "--input", nargs="+", default=[], help="files, folders, globs in quotes, or @FILE for a list"
+    )
+    parser.add_argument("--list", nargs="+", default=[], help="text files with a path per line")
     parser.add_argument("-o", "--output", required=True, help="folder for the masks and status.csv")
+    parser.add_argument(
+        "--layout",
+        default="mirror",
+        help="mirror (the tree of the inputs), or bids (names of a BIDS derivative; default: mirror)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="do again what is done")
+    parser.add_argument("--shard", default="1/1", metavar="i/n", help="do the i-th of n parts of the inputs")
+    parser.add_argument("--dry-run", action="store_true", help="say what it will take, and end")
     parser.add_argument(
         "--overlap", type=float, help="share by which windows overlap, 0 to below 1 (default: the model's)"
     )
@@ -27,52 +43,174 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write what each attention block looks at (npz, and a picture that evaluate's report shows)",
     )
+    parser.add_argument("--polygons", choices=("geojson", "gpkg"), help="also write the mask as polygons")
+    parser.add_argument(
+        "--table", action="store_true", help="also write sizes and places of what was found (csv)"
+    )
+    parser.add_argument(
+        "--preview", action="store_true", help="also write a picture of the mask on the image"
+    )
+    parser.add_argument("--sidecar", action="store_true", help="also write what made the mask (json)")
+    parser.add_argument(
+        "--minimum-area",
+        type=float,
+        default=0.0,
+        help="leave smaller pieces out of polygons (m2, or pixels) and of the table (its unit)",
+    )
+    parser.add_argument(
+        "--simplify", type=float, default=0.0, help="simplify polygons by this many metres (or pixels)"
+    )
     parser.add_argument(
         "--trust",
         action="store_true",
         help="run the code of a model whose class is not ours; know its source",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no estimate and no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict, name what failed, and say where the masks are."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Say what it will take, predict, name what failed, and say where the masks are."""
+    from apps.interrupt import gentle
+    from datamodules.errors import DataError
+    from tasks.prediction import Batch
 
-    from tasks.prediction import STATUS_FILE, predict
+    inputs = [*args.input, *(f"@{file}" for file in args.list)]
+    if not inputs:
+        raise DataError("nothing is named to predict; give images with -i, or a list of them with --list")
+    batch = Batch(args.model, inputs, args.output, _settings(args))
+    estimate = None if args.quiet and not args.dry_run else batch.estimate()
+    if estimate is not None:
+        _announce(estimate, args.dry_run)
+    if args.dry_run:
+        return 0
+    with gentle() as interrupt, _Bar(estimate) as bar:
+        summary = batch.run(bar.told, lambda: interrupt.asked)
+    _report(summary)
+    return summary.exit_code
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from tasks.prediction import Settings, Shard
+
+    polygons = {"format": args.polygons, "minimum_area": args.minimum_area, "simplify": args.simplify}
+    wanted: dict[str, tuple[object, dict[str, Any]]] = {
+        "polygons": (args.polygons, polygons),
+        "table": (args.table, {"minimum_size": args.minimum_area}),
+        "preview": (args.preview, {}),
+        "sidecar": (args.sidecar, {}),
+    }
+    return Settings(
+        device=args.device,
+        overlap=args.overlap,
+        probabilities=args.probabilities,
+        attention=args.attention,
+        allow_gaps=args.allow_gaps,
+        trust=args.trust,
+        overwrite=args.overwrite,
+        shard=Shard.parse(args.shard),
+        layout=args.layout,
+        products={name: options for name, (asked, options) in wanted.items() if asked},
+    )
+
+
+def _announce(estimate: Estimate, each: bool) -> None:
+    """One line for all images; and one for each, where nothing else will be done."""
+    from rich.console import Console
+
+    def say(text: str) -> None:
+        Console(stderr=not each).print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if each:
+        for cost in estimate.costs:
+            takes = (
+                f"{cost.windows} windows, {span(estimate.seconds(cost))}, {size(estimate.base + cost.memory)}"
+            )
+            say(f"{cost.name}: {cost.note or takes}")
+    windows = sum(cost.windows for cost in estimate.costs)
+    notes = [cost.note for cost in estimate.costs if cost.note]
+    counts = "".join(f", {notes.count(note)} {note}" for note in sorted(set(notes)))
+    say(
+        f"{len(estimate.costs)} inputs{counts}; {windows} windows of {estimate.window_seconds * 1000:.1f} ms: about "
+        f"{span(estimate.total_seconds)}, and up to {size(estimate.memory)} of memory"
+    )
+
+
+def span(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: int) -> str:
+    """Bytes as people say them."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, count // 2**20)} MiB"
+
+
+class _Bar:
+    """The progress over all images, each by its number of windows; nothing where no terminal looks at it."""
+
+    def __init__(self, estimate: Estimate | None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        # What is not predicted takes a moment all the same.
+        self._weights = {cost.name: max(1, cost.windows) for cost in estimate.costs} if estimate else {}
+        columns = (
+            TextColumn("{task.fields[at]}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console, disable=estimate is None or not console.is_terminal)
+        self._task = self._bar.add_task("", total=sum(self._weights.values()), at="0")
+        self._done: set[str] = set()
+        self._before = 0
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def told(self, name: str, share: float) -> None:
+        """One image has come so far."""
+        from rich.markup import escape
+
+        weight = self._weights.get(name, 1)
+        if name in self._done:
+            return
+        completed = self._before + min(share, 1.0) * weight
+        if share >= 1:
+            self._done.add(name)
+            self._before += weight
+        at = f"{len(self._done)}/{len(self._weights)}"
+        self._bar.update(self._task, completed=completed, description=escape(name), at=at)
+
+
+def _report(summary: Summary) -> None:
+    """Name what failed, and count."""
+    from rich.console import Console
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=args.quiet or not console.is_terminal) as bar:
-        done = bar.add_task("predict", total=None)
-        finished: list[str] = []
 
-        def on_progress(name: str, share: float) -> None:
-            if share >= 1 and name not in finished:
-                finished.append(name)
-            bar.update(done, completed=len(finished), description=escape(name))
+    def complain(text: str) -> None:
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
-        summary = predict(
-            args.model,
-            args.input,
-            args.output,
-            device=args.device,
-            overlap=args.overlap,
-            probabilities=args.probabilities,
-            attention=args.attention,
-            allow_gaps=args.allow_gaps,
-            trust=args.trust,
-            on_start=lambda count: bar.update(done, total=count),
-            on_progress=on_progress,
-        )
     for row in summary.failed:
-        console.print(
-            f"failed: {row.path}: {row.error}", style="red", markup=False, highlight=False, soft_wrap=True
-        )
-    count = len(summary.rows) - len(summary.failed)
-    print(
-        f"{count} of {len(summary.rows)} predicted into {summary.output}; see {summary.output / STATUS_FILE}"
-    )
-    return summary.exit_code
+        complain(f"{row.status}: {row.path}: {row.error}")
+    if summary.table_error:
+        complain(f"{summary.table} is not complete: {summary.table_error}")
+    said = {
+        "done before": len(summary.of("skipped")),
+        "done by another run": len(summary.of("elsewhere")),
+        "partial": len(summary.of("partial")),
+        "failed": len(summary.of("failed")),
+        "not done, since it was interrupted": summary.remaining,
+    }
+    count = len(summary.rows) - len(summary.of("failed")) - len(summary.of("elsewhere"))
+    total = len(summary.rows) + summary.remaining
+    others = "".join(f", {number} {name}" for name, number in said.items() if number)
+    print(f"{count} of {total} predicted into {summary.output}{others}; see {summary.table}")
