@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,16 +68,24 @@ def read_picture(file: Path | None, grid: Geometry) -> tuple[np.ndarray | None, 
         image = open_image(file)
         if not image.geometry.agrees_with(grid, TOLERANCE):
             return None, f"The image {file.name} is not on the reference's grid, so only masks are shown."
-        colour = set(_COLOUR) <= set(image.channels)
-        bands = [image.channels.index(name) for name in _COLOUR] if colour else [0]
-        values = image.read()[bands].astype(np.float32)
+        values = image.read()[shown_channels(image.channels)].astype(np.float32)
     except (DataError, OSError) as error:
         return None, f"The image could not be read, so only masks are shown: {error}"
+    return shown(values, image.nodata), ""
+
+
+def shown_channels(names: Sequence[str]) -> list[int]:
+    """Which channels are displayed: red, green and blue where they are named, else the first."""
+    return [names.index(name) for name in _COLOUR] if set(_COLOUR) <= set(names) else [0]
+
+
+def shown(values: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Intensities as they are displayed: 0..1, windowed from the 1st to the 99th percentile of what is there."""
     # A million values tell the percentiles of any image.
     known = values.reshape(-1)[:: values.size // 1_000_000 + 1]
-    known = known[np.isfinite(known) & (known != (np.nan if image.nodata is None else image.nodata))]
+    known = known[np.isfinite(known) & (known != (np.nan if nodata is None else nodata))]
     low, high = np.percentile(known, (1, 99)) if known.size else (0, 1)
-    return np.nan_to_num(np.clip((values - low) / max(high - low, 1e-6), 0, 1)), ""
+    return np.asarray(np.nan_to_num(np.clip((values - low) / max(high - low, 1e-6), 0, 1)))
 
 
 def planes_of(
@@ -127,7 +136,7 @@ def _foreground(index: np.ndarray, classes: Classes) -> np.ndarray:
     return ((index > 0) & (index != IGNORE)).any(axis=0) if classes.exclusive else (index == 1).any(axis=0)
 
 
-def _masks(index: np.ndarray, classes: Classes) -> np.ndarray:
+def class_masks(index: np.ndarray, classes: Classes) -> np.ndarray:
     """``(C, rows, columns)`` -> ``(foreground classes, rows, columns)`` booleans."""
     return np.stack([index[0] == k for k in classes.foreground]) if classes.exclusive else index == 1
 
@@ -141,7 +150,7 @@ def panels(plane: Plane, classes: Classes, case: str) -> list[tuple[str, str, st
     assert prediction is not None
     assert reference is not None
     plane = replace(plane, image=image, spacing=(plane.spacing[0] * step, plane.spacing[1] * step))
-    drawn, true = _masks(prediction, classes), _masks(reference, classes)
+    drawn, true = class_masks(prediction, classes), class_masks(reference, classes)
     ignored = (reference == IGNORE).any(axis=0)
     drawn &= ~(reference == IGNORE)
     colours = [classes[k].colour for k in classes.foreground]
@@ -165,9 +174,25 @@ def panels(plane: Plane, classes: Classes, case: str) -> list[tuple[str, str, st
 
 def _picture(plane: Plane, shape: tuple[int, ...], masks: list[tuple[np.ndarray, str]], filled: bool) -> str:
     """Masks over the image, as a data address."""
+    picture = draw(plane, shape, masks, filled)
+    stream = io.BytesIO()
+    # Photographs as JPEG are a quarter of the size; masks alone are smaller, and sharp, as PNG.
+    kind = "png" if plane.image is None else "jpeg"
+    picture.save(stream, format=kind, quality=90, subsampling=0)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def draw(
+    plane: Plane,
+    shape: tuple[int, ...],
+    masks: list[tuple[np.ndarray, str]],
+    filled: bool = False,
+    pixels: int = _PIXELS,
+) -> PIL.Image.Image:
+    """Masks over the image of a plane, each ``(booleans of shape, colour)``: outlined, or filled; ``pixels`` long."""
     lengths = [n * s for n, s in zip(shape, plane.spacing, strict=True)]
     # Very long pictures keep their proportions down to 1 : 8.
-    rows, columns = (round(_PIXELS * max(length / max(lengths), 1 / 8)) for length in lengths)
+    rows, columns = (round(pixels * max(length / max(lengths), 1 / 8)) for length in lengths)
     grey = np.zeros((*shape, 3)) if plane.image is None else np.moveaxis(plane.image, 0, -1)
     below = PIL.Image.fromarray((np.broadcast_to(grey, (*shape, 3)) * 255).astype(np.uint8))
     canvas = np.asarray(below.resize((columns, rows), PIL.Image.Resampling.BILINEAR)).astype(np.float32)
@@ -182,11 +207,7 @@ def _picture(plane: Plane, shape: tuple[int, ...], masks: list[tuple[np.ndarray,
             canvas[large & ~binary_erosion(large, iterations=_LINE)] = rgb(colour)
     picture = PIL.Image.fromarray(canvas.astype(np.uint8))
     _letters(PIL.ImageDraw.Draw(picture), plane.letters, rows, columns)
-    stream = io.BytesIO()
-    # Photographs as JPEG are a quarter of the size; masks alone are smaller, and sharp, as PNG.
-    kind = "png" if plane.image is None else "jpeg"
-    picture.save(stream, format=kind, quality=90, subsampling=0)
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return picture
 
 
 def _letters(draw: PIL.ImageDraw.ImageDraw, letters: str, rows: int, columns: int) -> None:

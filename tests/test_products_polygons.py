@@ -252,7 +252,7 @@ def test_small_polygons_are_left_out(tmp_path: Path) -> None:
 def test_pixels_without_a_place(tmp_path: Path) -> None:
     mask = random_mask()
     where = Geometry.identity(mask.shape)
-    with pytest.raises(DataError, match="the mask has no coordinate reference system; write .gpkg"):
+    with pytest.raises(DataError, match=r"the mask has no coordinate reference system; write \.gpkg"):
         write_polygons(mask, CLASSES, tmp_path / "a.geojson", like=where)
     write_polygons(mask, CLASSES, tmp_path / "a.gpkg", like=where, minimum_area=3)
     connection = sqlite3.connect(tmp_path / "a.gpkg")

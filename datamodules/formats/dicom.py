@@ -66,6 +66,11 @@ class DicomImage(Image):
         """The files of its frames, in their order."""
         return tuple(dict.fromkeys(frame.file for frame in self._frames))
 
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """Its slices, in the order of the last axis; the one frame of a picture."""
+        return tuple(self._frames)
+
     def read(self, window: Window | None = None) -> np.ndarray:
         """``(C, rows, columns)`` or ``(C, columns, rows, slices)``; only the slices of the window are decoded."""
         window = self.checked(window)

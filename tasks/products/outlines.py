@@ -89,7 +89,7 @@ def _traced(mask: WrittenMask) -> tuple[np.ndarray, np.ndarray]:
         for part in mask.stripes():
             for layer in mask.read(part):
                 for outline, number in rio.features.shapes(layer, mask=layer > 0, connectivity=4):
-                    rings = [np.array(ring) + (0, part.start) for ring in outline["coordinates"]]
+                    rings = [np.add(ring, (0, part.start)) for ring in outline["coordinates"]]
                     shape = shapely.Polygon(rings[0], rings[1:])
                     top, bottom = rings[0][:, 1].min(), rings[0][:, 1].max()
                     if (top == part.start > 0) or (bottom == part.stop < rows):
