@@ -10,22 +10,10 @@ from models.attention.mechanics.attend import attend, received
 from models.attention.mechanics.options import at_least, checked_heads
 from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
 from models.errors import ModelError
-from models.layers import conv, resize
+from models.layers import adaptive_mean, conv, resize
 
 AGENTS = {2: 49, 3: 27}
 COARSE = 7
-
-
-def _means(x: Tensor, sides: tuple[int, ...]) -> Tensor:
-    """Means over boxes that cover the map evenly, axis by axis: torch's adaptive pooling, which ONNX lacks in 3D."""
-    for axis, side in enumerate(sides):
-        n = x.shape[2 + axis]
-        box = torch.arange(side, device=x.device).unsqueeze(1)
-        at = torch.arange(n, device=x.device)
-        inside = ((at >= box * n // side) & (at < ((box + 1) * n + side - 1) // side)).to(x.dtype)
-        share = inside / inside.sum(1, keepdim=True)
-        x = (x.movedim(2 + axis, -1) @ share.T).movedim(-1, 2 + axis)
-    return x
 
 
 class _PositionBias(nn.Module):
@@ -108,7 +96,7 @@ class Agent(AttentionBlock):
         """``(B, C, *S) -> (B, C, *S)``."""
         size = tuple(x.shape[2:])
         q, k, v = self.qkv(x).chunk(3, 1)
-        agents = split_heads(to_tokens(_means(q, self.grid)), self.heads)
+        agents = split_heads(to_tokens(adaptive_mean(q, self.grid)), self.heads)
         queries, keys, values = (split_heads(to_tokens(t), self.heads) for t in (q, k, v))
         bias = self.to_agents(size)
         if self.map.wanted:

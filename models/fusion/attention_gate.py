@@ -64,6 +64,8 @@ class AttentionGate(Fusion):
             raise ModelError(f"attention gate form {form!r} is not known; choose from {', '.join(FORMS)}")
         if form == "light" and stride is not None:
             raise ModelError("attention gate: stride belongs to form grid; add form: grid, or leave it out")
+        if stride is not None and min(per_axis(stride, ndim)) < 1:
+            raise ModelError(f"attention gate stride is {stride}; it wants at least 1, and 2 is usual")
         hidden = max(1, skip_channels // 2) if inter_channels is None else inter_channels
         if hidden < 1:
             raise ModelError(f"attention gate inter_channels is {hidden}; it wants at least 1")

@@ -152,6 +152,11 @@ class TestRefusals:
         with pytest.raises(ValueError, match="stride belongs to form grid; add form: grid"):
             AttentionGate(6, 10, stride=2)
 
+    @pytest.mark.parametrize("stride", [0, [2, -1]])
+    def test_stride_below_one(self, stride):
+        with pytest.raises(ValueError, match="it wants at least 1, and 2 is usual"):
+            AttentionGate(6, 10, form="grid", stride=stride)
+
     def test_stride_for_another_number_of_axes(self):
         with pytest.raises(ValueError, match=r"\[2, 2, 2\] has 3 number\(s\); 2 spatial axes want 2"):
             AttentionGate(6, 10, form="grid", stride=[2, 2, 2])
