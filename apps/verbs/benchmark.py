@@ -18,8 +18,7 @@ HELP = "compare attention blocks under one recipe, data and budget"
 
 # Blocks that reweight or mix at a price that every stage of a small network can pay.
 BLOCKS = (
-    "eca", "se", "cbam", "psa", "ela", "coord", "coord_se", "lka", "dfc", "focal", "channel_group", "hilo", "dla",
-    "shsa@bottleneck",
+    "eca", "se", "cbam", "psa", "ela", "coord", "coord_se", "lka", "focal", "channel_group", "hilo", "dla",
 )  # fmt: skip
 
 
