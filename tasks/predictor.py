@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,10 @@ import torch
 
 from datamodules.classes import Classes
 from datamodules.geometry import Geometry
-from datamodules.image import Image
+from datamodules.image import Crop, Image
 from datamodules.open import open_image, save_mask
 from datamodules.streamed import network_view
-from datamodules.tiler import Tiler
+from datamodules.tiler import Block, Tiler
 from models.attention_maps import recorded_attention
 from models.layers import resize
 from models.memory_format import channels_last, channels_last_weights
@@ -59,7 +59,7 @@ class Predictor:
         description: what its model file says.
         device: where to run; a GPU where there is one, when not given.
         overlap: share by which windows overlap; the model file's when not given.
-        window_batch: windows per forward pass.
+        window_batch: windows per forward pass; by their size when not given.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Predictor:
         description: Description,
         device: str | None = None,
         overlap: float | None = None,
-        window_batch: int = 4,
+        window_batch: int | None = None,
     ) -> None:
         self.description = description
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -89,37 +89,78 @@ class Predictor:
         image: str | Path | Sequence[str | Path] | Image,
         probabilities: bool = False,
         progress: Callable[[float], None] | None = None,
+        region: Sequence[slice] | None = None,
     ) -> Prediction:
         """Segment one image.
 
         Args:
             image: a path, several paths (one per channel), or an opened image; any size, any orientation.
             probabilities: also return them, on the image's grid, calibrated where the model file has a temperature.
+                They are whole in memory.
             progress: called with the share done, from 0 to 1.
+            region: only this part of the image's grid, a slice per axis; as the whole image has it there.
 
         Raises:
             DataError: the image cannot be read, or its channels are not the model's.
         """
         opened = image if isinstance(image, Image) else open_image(image)
-        preprocessing = self.description.preprocessing
-        present = torch.from_numpy(preprocessing.present(opened))
-        scores = self.tiler.run(
-            partial(self._probabilities, present=present), network_view(opened, preprocessing), progress
+        wanted = _bounds(region, opened.geometry.shape)
+        size = [w.stop - w.start for w in wanted]
+        maps = (len(self.classes),)
+        mask = np.zeros(
+            size if self.classes.exclusive else (*maps, *size), dtype=self._decide(np.zeros((*maps, 1))).dtype
         )
-        scores = preprocessing.restore(scores, opened.geometry)
-        calibration = self.description.calibration or {}
-        return Prediction(
-            mask=self._decide(scores),
-            classes=self.classes,
-            geometry=opened.geometry,
-            image=opened,
-            # The mask is decided before: a temperature changes probabilities, never which class is drawn.
-            probabilities=apply_temperature(
-                scores, calibration.get("temperature", 1.0), self.classes.exclusive
+        kept = np.zeros((*maps, *size), dtype=np.float32) if probabilities else None
+        for place, scores in self._scores(opened, progress, region):
+            inside: tuple[Any, ...] = tuple(
+                slice(p.start - w.start, p.stop - w.start) for p, w in zip(place, wanted, strict=True)
             )
-            if probabilities
-            else None,
-        )
+            mask[(Ellipsis, *inside)] = self._decide(scores)
+            if kept is not None:
+                kept[(Ellipsis, *inside)] = self._calibrated(scores)
+        where = opened.geometry if region is None else opened.geometry.crop([w.start for w in wanted], size)
+        seen = opened if region is None else Crop(opened, wanted)
+        return Prediction(mask, self.classes, where, seen, kept)
+
+    def draw(
+        self,
+        image: str | Path | Sequence[str | Path] | Image,
+        path: str | Path,
+        progress: Callable[[float], None] | None = None,
+    ) -> Image:
+        """Segment one image into a file, block by block: for GeoTIFF nothing is ever whole in memory.
+
+        Args:
+            image: as for :meth:`predict`.
+            path: the mask; the suffix chooses the format. It appears whole or not at all.
+            progress: called with the share done, from 0 to 1.
+
+        Returns:
+            The image, opened.
+
+        Raises:
+            DataError: the image cannot be read, its channels are not the model's, or the mask cannot be written.
+        """
+        opened = image if isinstance(image, Image) else open_image(image)
+        self.predict(opened, progress=progress).save(path)
+        return opened
+
+    def _scores(
+        self, image: Image, progress: Callable[[float], None] | None, region: Sequence[slice] | None = None
+    ) -> Iterator[Block]:
+        """Places on the image's own grid with the scores there, ``(K, *place)``."""
+        preprocessing = self.description.preprocessing
+        function = partial(self._probabilities, present=torch.from_numpy(preprocessing.present(image)))
+        view = network_view(image, preprocessing)
+        if preprocessing.keeps_grid(image.geometry):
+            # Where the image holds nothing there is nothing to look at.
+            skip = (lambda place: not image.valid(place).any()) if getattr(image, "may_lack", False) else None
+            yield from self.tiler.stream(function, view, progress, region=region, skip=skip)
+            return
+        # On a grid of the network's own the scores are whole, and are brought back whole.
+        scores = preprocessing.restore(self.tiler.run(function, view, progress), image.geometry)
+        place = _bounds(region, scores.shape[1:])
+        yield place, scores[(slice(None), *place)]
 
     def attention(self, image: str | Path | Sequence[str | Path] | Image) -> AttentionOfImage:
         """What each attention block and gate of the network weights in one image.
@@ -170,8 +211,22 @@ class Predictor:
         """Probabilities to values: the most probable class; of overlapping classes, each one over one half."""
         if not self.classes.exclusive:
             return (scores > 0.5).astype(np.uint8)
+        if len(scores) == 2:
+            return self.classes.to_value((scores[1] > scores[0]).view(np.uint8))
         # max returns indices ten times faster than argmax does here.
         return self.classes.to_value(torch.from_numpy(scores).max(0).indices.numpy())
+
+    def _calibrated(self, scores: np.ndarray) -> np.ndarray:
+        # The mask is decided before: a temperature changes probabilities, never which class is drawn.
+        calibration = self.description.calibration or {}
+        return apply_temperature(scores, calibration.get("temperature", 1.0), self.classes.exclusive)
+
+
+def _bounds(region: Sequence[slice] | None, shape: Sequence[int]) -> tuple[slice, ...]:
+    """A region's bounds as numbers; the whole image where none is given."""
+    return tuple(
+        slice(*s.indices(n)) for s, n in zip(region or [slice(None)] * len(shape), shape, strict=True)
+    )
 
 
 def load(
