@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests.synthetic import make_mri_dataset, make_picture_dataset
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("repeatable")
+
+# Tests run side by side share the cores; each process would take all of them.
+torch.set_num_threads(
+    max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+)
 
 
 @pytest.fixture

@@ -6,8 +6,21 @@ import torch
 from models import EncoderDecoder
 from models.attention import ATTENTION, ECA, PSA
 from models.attention_maps import recorded_attention, with_attention
+from models.fusion import FUSION
 
 SIZES = {2: (37, 45), 3: (9, 14, 11)}
+# Blocks whose weights are sigmoids, or one softmax. What a position receives in self-attention is a mean of 1.
+GATES = {
+    *("cab", "cbam", "coord", "coord_se", "dau", "dfc", "domain_channel", "eca", "ela", "gaussian", "medusa"),
+    *("pat_channel", "pat_spatial", "probing", "psa", "se", "ulsam"),
+}
+# Blocks that multiply with the result of a convolution, of either sign.
+SIGNED = {"conv_glu", "focal", "lka"}
+NETWORKS = [
+    *((ndim, None, fusion) for ndim in (2, 3) for fusion in FUSION),
+    *((ndim, "psa", "attention_gate") for ndim in (2, 3)),
+    *((ndim, key, "concat") for key, cls in ATTENTION.items() for ndim in sorted(cls.ndims)),
+]
 
 
 def build(ndim=2, attention=None, fusion="concat"):
@@ -24,9 +37,7 @@ def hooks(model):
     return [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
-@pytest.mark.parametrize("attention", [None, *ATTENTION])
-@pytest.mark.parametrize("fusion", ["concat", "attention_gate"])
+@pytest.mark.parametrize(("ndim", "attention", "fusion"), NETWORKS)
 def test_maps_have_the_size_of_the_image_and_logits_do_not_change(ndim, attention, fusion):
     model = build(ndim, attention, fusion)
     x = image(ndim)
@@ -41,13 +52,14 @@ def test_maps_have_the_size_of_the_image_and_logits_do_not_change(ndim, attentio
     for name, weights in output.attention.items():
         assert weights.shape[0] == 2, name
         assert weights.shape[2:] == SIZES[ndim], name
-        assert weights.min() >= 0, name
-        assert weights.max() <= 1, name
+        assert weights.isfinite().all(), name
+        assert weights.min() >= 0 or attention in SIGNED, name
+        assert weights.max() <= 1 or attention not in {None, *GATES}, name
         assert not weights.requires_grad
     if fusion == "attention_gate":
         assert output.attention["decoder.fusions.0"].shape[1] == 1
-    if attention is None and fusion == "concat":
-        assert output.attention == {}
+    shown = attention is not None and ATTENTION[attention].shows
+    assert bool(output.attention) == (shown or fusion in ("attention_gate", "skff"))
 
 
 @pytest.mark.parametrize(
