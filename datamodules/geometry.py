@@ -138,6 +138,16 @@ def reorient_array(array: np.ndarray, transform: np.ndarray) -> np.ndarray:
     return np.moveaxis(moved, -1, 0)
 
 
+def reorient_window(
+    window: Sequence[slice], shape: Sequence[int], transform: np.ndarray
+) -> tuple[slice, ...]:
+    """Where a window of an array of ``shape`` lies after :func:`reorient_array`; slices with both ends given."""
+    turned = [slice(0, 0)] * len(shape)
+    for part, n, (target, flip) in zip(window, shape, transform, strict=True):
+        turned[int(target)] = part if flip > 0 else slice(n - part.stop, n - part.start)
+    return tuple(turned)
+
+
 def invert_orientation(transform: np.ndarray) -> np.ndarray:
     """The transform that undoes ``transform``."""
     inverse = np.empty_like(transform)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from datamodules import normalization
 from datamodules.channels import Mix, match_channels, mixed
 from datamodules.errors import DataError
-from datamodules.geometry import Geometry, invert_orientation, reorient_array
+from datamodules.geometry import Geometry, invert_orientation, reorient_array, reorient_window
 from datamodules.image import Image, Window, is_data
 from datamodules.normalization import DATA_DEPENDENT, NORMALIZATIONS, Statistics, normalized
 from datamodules.sensors import INDICES, Sensor, index_map, sensor
@@ -185,6 +185,26 @@ class Preprocessing:
         lead = index[None] if index.ndim == geometry.ndim else index
         moved = self._to_grid(lead, geometry, linear=False)
         return moved[0] if index.ndim == geometry.ndim else moved
+
+    def resamples(self, geometry: Geometry) -> bool:
+        """Whether the network's grid is another one than the image's own, turned or not."""
+        return self.grid(geometry).shape != geometry.reorient(self._turn(geometry)).shape
+
+    def turned(self, window: Window, geometry: Geometry) -> Window:
+        """Where a window of the image lies on the network's grid, where that is not resampled."""
+        return reorient_window(window, geometry.shape, self._turn(geometry))
+
+    def restore_block(
+        self, window: Window, scores: np.ndarray, geometry: Geometry
+    ) -> tuple[Window, np.ndarray]:
+        """A window of the network's grid with its scores ``(K, *window)`` -> both on the image's own grid, where
+        nothing is resampled.
+        """
+        turn = self._turn(geometry)
+        back = invert_orientation(turn)
+        return reorient_window(window, geometry.reorient(turn).shape, back), np.ascontiguousarray(
+            reorient_array(scores, back)
+        )
 
     def restore(self, scores: np.ndarray, geometry: Geometry) -> np.ndarray:
         """Bring ``(K, *S)`` scores from the network's grid back to ``geometry``, linearly."""

@@ -14,7 +14,7 @@ import torch
 from datamodules.classes import Classes
 from datamodules.geometry import Geometry
 from datamodules.image import Crop, Image
-from datamodules.open import open_image, save_mask
+from datamodules.open import open_image, open_mask_writer, save_mask
 from datamodules.streamed import network_view
 from datamodules.tiler import Block, Tiler
 from models.attention_maps import recorded_attention
@@ -142,7 +142,9 @@ class Predictor:
             DataError: the image cannot be read, its channels are not the model's, or the mask cannot be written.
         """
         opened = image if isinstance(image, Image) else open_image(image)
-        self.predict(opened, progress=progress).save(path)
+        with open_mask_writer(path, opened, self.classes) as writer:
+            for place, scores in self._scores(opened, progress):
+                writer.write(place, self._decide(scores))
         return opened
 
     def _scores(
@@ -152,10 +154,13 @@ class Predictor:
         preprocessing = self.description.preprocessing
         function = partial(self._probabilities, present=torch.from_numpy(preprocessing.present(image)))
         view = network_view(image, preprocessing)
-        if preprocessing.keeps_grid(image.geometry):
+        if not preprocessing.resamples(image.geometry):
+            grid, straight = image.geometry, preprocessing.keeps_grid(image.geometry)
             # Where the image holds nothing there is nothing to look at.
-            skip = (lambda place: not image.valid(place).any()) if getattr(image, "may_lack", False) else None
-            yield from self.tiler.stream(function, view, progress, region=region, skip=skip)
+            skip = (lambda place: not image.valid(place).any()) if image.may_lack and straight else None
+            asked = None if region is None else preprocessing.turned(_bounds(region, grid.shape), grid)
+            for place, scores in self.tiler.stream(function, view, progress, region=asked, skip=skip):
+                yield preprocessing.restore_block(place, scores, grid)
             return
         # On a grid of the network's own the scores are whole, and are brought back whole.
         scores = preprocessing.restore(self.tiler.run(function, view, progress), image.geometry)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules import DataError, Geometry
-from datamodules.geometry import RAS_MM, invert_orientation, reorient_array
+from datamodules.geometry import RAS_MM, invert_orientation, reorient_array, reorient_window
 from tests.synthetic import affine_of, orientations
 
 CODES = ["".join(order) for order in itertools.product("LR", "AP", "IS")]
@@ -214,3 +214,15 @@ def test_agreement() -> None:
     stretched = affine.copy()
     stretched[:3, 2] *= 1 + 1e-4
     assert not one.agrees_with(Geometry(stretched, (40, 50, 60), RAS_MM))
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("flips", itertools.product((1, -1), repeat=3))
+def test_window_turns_with_its_array(order, flips):
+    turn = np.array(list(zip(order, flips, strict=True)), dtype=float)
+    array = np.arange(2 * 4 * 5 * 6).reshape(2, 4, 5, 6)
+    window = (slice(1, 3), slice(0, 4), slice(2, 6))
+    turned = reorient_array(array, turn)
+    there = reorient_window(window, (4, 5, 6), turn)
+    assert np.array_equal(turned[(slice(None), *there)], reorient_array(array[(slice(None), *window)], turn))
+    assert reorient_window(there, turned.shape[1:], invert_orientation(turn)) == window
