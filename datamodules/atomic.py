@@ -8,8 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# The first half of every temporary name, so that what a killed process left can be told from what a living one writes.
-PROCESS = uuid.uuid4().hex[:6]
+_number = uuid.uuid4().hex[:6]
+
+
+def process_number() -> str:
+    """The first half of the number in every temporary name of this process.
+
+    By it, what a killed process left can be told from what a living one is writing.
+    """
+    return _number
+
+
+def _renew() -> None:
+    global _number
+    _number = uuid.uuid4().hex[:6]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 @contextmanager
@@ -21,7 +37,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".part-{PROCESS}{uuid.uuid4().hex[:6]}-{final.name}")
+    temporary = final.with_name(f".part-{_number}{uuid.uuid4().hex[:6]}-{final.name}")
     try:
         yield temporary
         with temporary.open("rb") as stream:

@@ -20,10 +20,11 @@ from datamodules.open import SUFFIXES, open_image, stem_of, suffix_of
 # Two masks lie on one grid when their corners are this close, in elements: programs round the rotation of a
 # volume differently when they write it.
 TOLERANCE = 0.05
-# Pictures that prediction writes beside a mask have these behind the mask's name; they are no masks.
+# What prediction writes beside a mask, and reading would take for one, has these behind the mask's name.
 ATTENTION_PICTURE = ".attention.png"
 PREVIEW_PICTURE = ".preview.png"
-OUR_PICTURES = (ATTENTION_PICTURE, PREVIEW_PICTURE)
+SEGMENTATION = ".seg.dcm"
+BESIDE_MASKS = (ATTENTION_PICTURE, PREVIEW_PICTURE, SEGMENTATION)
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ def folder_of(predictions: Path) -> Path:
 
 
 def by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Folder and stem below ``folder`` -> files. Hidden files, other formats and our pictures are passed over."""
+    """Folder and stem below ``folder`` -> files. Hidden files, other formats and what lies beside masks are passed over."""
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
-        if file.name.endswith(OUR_PICTURES):
+        if file.name.endswith(BESIDE_MASKS):
             continue
         if suffix_of(file) and not file.name.startswith(".") and file.is_file():
             found.setdefault((file.relative_to(folder).parent / stem_of(file)).as_posix(), []).append(file)

@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preview", action="store_true", help="also write a picture of the mask on the image"
     )
+    parser.add_argument(
+        "--dicom-seg",
+        action="store_true",
+        help="also write DICOM-SEG; it carries the patient's name and numbers",
+    )
     parser.add_argument("--sidecar", action="store_true", help="also write what made the mask (json)")
     parser.add_argument(
         "--minimum-area",
@@ -97,6 +102,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         "polygons": (args.polygons, polygons),
         "table": (args.table, {"minimum_size": args.minimum_area}),
         "preview": (args.preview, {}),
+        "dicom-seg": (args.dicom_seg, {}),
         "sidecar": (args.sidecar, {}),
     }
     return Settings(

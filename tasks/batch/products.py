@@ -13,8 +13,9 @@ from datamodules.atomic import atomic_path
 from datamodules.errors import DataError
 from datamodules.image import Image
 from datamodules.open import open_image
-from tasks.pairs import ATTENTION_PICTURE, PREVIEW_PICTURE
+from tasks.pairs import ATTENTION_PICTURE, PREVIEW_PICTURE, SEGMENTATION
 from tasks.predictor import Prediction, Predictor
+from tasks.products.dicom_seg import write_dicom_seg
 from tasks.products.polygons import write_polygons
 from tasks.products.preview import write_preview
 from tasks.products.sidecar import SUFFIX as SIDECAR
@@ -119,6 +120,14 @@ def _preview(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
     return [file]
 
 
+def _dicom_seg(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
+    file = drawn.beside(SEGMENTATION)
+    write_dicom_seg(
+        drawn.mask, drawn.image, drawn.predictor.classes, file, model_sha256=drawn.model_sha256, **options
+    )
+    return [file]
+
+
 def _sidecar(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
     file = drawn.beside(SIDECAR)
     write_sidecar(
@@ -141,6 +150,7 @@ PRODUCTS: dict[str, Callable[[Drawn, dict[str, Any]], list[Path]]] = {
     "polygons": _polygons,
     "table": _table,
     "preview": _preview,
+    "dicom-seg": _dicom_seg,
     "sidecar": _sidecar,
 }
 

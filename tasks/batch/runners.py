@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from datamodules.atomic import PROCESS
+from datamodules.atomic import process_number
 from datamodules.errors import DataError
 
 # What only programs read: locks, and records of what is done.
@@ -30,6 +30,7 @@ class Runner:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / HOME
+        self.alive = self.home / "runs" / process_number()
         self._stack = ExitStack()
 
     def __enter__(self) -> Runner:
@@ -38,7 +39,7 @@ class Runner:
                 (self.home / name).mkdir(parents=True, exist_ok=True)
             with self._door():
                 self._sweep()
-                alive = FileLock(self.home / "runs" / PROCESS)
+                alive = FileLock(self.alive)
                 alive.acquire(timeout=0)
                 self._stack.callback(alive.release)
         except Timeout as error:
@@ -54,7 +55,7 @@ class Runner:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
         with suppress(OSError), self._door():
-            (self.home / "runs" / PROCESS).unlink(missing_ok=True)
+            (self.alive).unlink(missing_ok=True)
             if not any((self.home / "runs").iterdir()):  # nobody is there who could hold one
                 for lock in (self.home / "items").iterdir():
                     lock.unlink(missing_ok=True)
