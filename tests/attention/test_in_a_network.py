@@ -22,10 +22,10 @@ attention: {{name: {key}, at: {place}}}
 def blobs(ndim, batch=2):
     """Noisy images with a bright box each, and the masks of the boxes."""
     generator = torch.Generator().manual_seed(0)
-    side = 16 if ndim == 2 else 12
+    side, box = (16, 7) if ndim == 2 else (8, 4)
     mask = torch.zeros(batch, *(side,) * ndim, dtype=torch.long)
     for i in range(batch):
-        mask[(i, *(slice(3 + i, 10 + i),) * ndim)] = 1
+        mask[(i, *(slice(2 + i, 2 + i + box),) * ndim)] = 1
     noise = torch.randn(batch, 1, *(side,) * ndim, generator=generator)
     return mask.unsqueeze(1) + 0.5 * noise, mask
 

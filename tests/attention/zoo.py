@@ -91,6 +91,18 @@ every_default = pytest.mark.parametrize(
         if not case.values[1]
     ],
 )
+# Options in 2D, and in 3D only among the slow tests; defaults in both.
+every_block_once = pytest.mark.parametrize(
+    ("key", "options", "ndim"),
+    [
+        pytest.param(
+            *case.values,
+            id=case.id,
+            marks=[pytest.mark.slow] if case.values[1] and case.values[2] == 3 else [],
+        )
+        for case in EVERY
+    ],
+)
 every_key = pytest.mark.parametrize("key", ATTENTION)
 
 
