@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Where it is set, every start would compile torch and its friends again: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lock demo test test-all check bench versus setup clean
+.PHONY: lock demo test test-all check bench versus ablation setup clean
 
 setup: $(READY)
 
@@ -35,11 +35,17 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.tiled_inference
+	$(BIN)/python -m benchmarks.scene
 
 # Our recipes against the peer's U-Net: make versus DATA="retina_vessels=FOLDER xray_lungs=FOLDER"
 versus: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.versus_smp $(DATA)
+
+# The page docs/attention-ablation.md: make ablation HIPPOCAMPUS=FOLDER BUILDINGS=FOLDER
+ablation: $(READY)
+	$(BIN)/delineate benchmark attention configs/ablation/hippocampus.yaml=$(HIPPOCAMPUS) \
+	  configs/ablation/buildings.yaml=$(BUILDINGS) --workers 2 --page docs/attention-ablation.md
 
 clean:
 	rm -rf $(VENV) runs out build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

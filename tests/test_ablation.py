@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from apps.verbs.recipes import path_of
 from models import EncoderDecoder
 from tasks.ablation.cost import Cost, measure
 from tasks.ablation.entries import Entry, EntryError
-from tasks.ablation.page import findings, render, table
+from tasks.ablation.page import findings, render, summary, table
 from tasks.ablation.results import Ablation, DatasetResult, EntryResult
 from tasks.ablation.statistics import compare, holm
 from tests.small import MRI
@@ -162,6 +163,28 @@ class TestPage:
 
     def test_row_of_none_has_no_difference(self):
         assert table(small_ablation().datasets["mri"])[1][-2:] == ["", ""]
+
+
+class TestPageInTheDocs:
+    """It is what a real run found."""
+
+    PAGE = Path(__file__).parent.parent / "docs" / "attention-ablation.md"
+
+    def test_is_made_from_its_numbers(self):
+        ablation = Ablation.load(self.PAGE.with_suffix(".json"))
+        assert self.PAGE.read_text("utf-8") == render(ablation, "attention-ablation.png")
+
+    def test_is_large_enough(self):
+        datasets = Ablation.load(self.PAGE.with_suffix(".json")).datasets
+        assert len(datasets) >= 2
+        for dataset in datasets.values():
+            assert len(dataset.entries) >= 1 + 12
+            assert all(len(entry.scores) >= 3 for entry in dataset.entries.values())
+
+    def test_readme_says_the_same(self):
+        readme = " ".join((self.PAGE.parent.parent / "README.md").read_text("utf-8").split())
+        ablation = Ablation.load(self.PAGE.with_suffix(".json"))
+        assert summary(ablation) in readme
 
 
 @pytest.fixture(scope="module")

@@ -147,8 +147,11 @@ def _length(epochs: int | None) -> list[str]:
 
 
 def _shown(arguments: list[str], datasets: Sequence[Dataset]) -> list[str]:
-    """The command line with the folders of the data reduced to their names: the page may be published."""
-    short = {f"{d.recipe}={d.root}": f"{d.name}={Path(d.root).resolve().name}" for d in datasets}
+    """The command line with folders reduced to their names: the page may be published."""
+    short = {
+        f"{d.recipe}={d.root}": f"{d.name if Path(d.recipe).is_absolute() else d.recipe}={Path(d.root).resolve().name}"
+        for d in datasets
+    }
     return [short.get(argument, argument) for argument in arguments]
 
 

@@ -67,6 +67,22 @@ def findings(ablation: Ablation) -> list[str]:
     return lines
 
 
+def summary(ablation: Ablation) -> str:
+    """One sentence on all datasets: how many differences are beyond chance, and how large differences are."""
+    found = [
+        c
+        for dataset in ablation.datasets.values()
+        for label, c in comparisons(dataset).items()
+        if label != NONE
+    ]
+    better, worse = (sum(c.p < LEVEL and sign * c.difference > 0 for c in found) for sign in (1, -1))
+    gaps = [c.difference for c in found]
+    return (
+        f"Of {len(found)} comparisons with a network without attention, {better} came out better and {worse} worse beyond "
+        f"chance (p < {LEVEL}, corrected); the mean differences lie between {min(gaps):+.3f} and {max(gaps):+.3f} Dice."
+    )
+
+
 def comparisons(dataset: DatasetResult) -> dict[str, Comparison]:
     """Each entry of a dataset against ``none``, over the seeds that all of them have."""
     seeds = sorted(set.intersection(*(set(entry.scores) for entry in dataset.entries.values())))
