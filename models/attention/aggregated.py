@@ -151,14 +151,15 @@ class Aggregated(AttentionBlock):
         return list(itertools.product(range(-half, half + 1), repeat=self.ndim))
 
     def _neighbors(self, tokens: Tensor, size: Sequence[int]) -> list[Tensor]:
-        """``(B, heads, N, d)`` read at each shift, zeros beyond the map."""
+        """``(B, heads, N, d)`` read at each shift, zeros beyond the map: ``(B, heads, *S, d)``, views of one tensor."""
         half = self.window // 2
         maps = F.pad(tokens.unflatten(2, size), [0, 0, *(half,) * (2 * self.ndim)])
-        parts = []
-        for shift in self._shifts():
-            inside = tuple(slice(half + s, half + s + n) for s, n in zip(shift, size, strict=True))
-            parts.append(maps[(slice(None), slice(None), *inside)].flatten(2, -2))
-        return parts
+        return [
+            maps[
+                (..., *(slice(half + s, half + s + n) for s, n in zip(shift, size, strict=True)), slice(None))
+            ]
+            for shift in self._shifts()
+        ]
 
     def _exists(self, size: Sequence[int], device: torch.device) -> Tensor:
         """Which neighbours lie in the map: ``(N, window ** ndim)``."""
@@ -181,18 +182,20 @@ class Aggregated(AttentionBlock):
         exists = self._exists(size, x.device)
         keys = (exists.sum(-1, keepdim=True) + means.shape[1]).to(direction.dtype)
         q = (direction + self.embedding) * F.softplus(self.temperature) * keys.log()
-        near = torch.stack([(q * part).sum(-1) for part in self._neighbors(k, size)], -1) + self.local_bias
+        # As maps, not as tokens: neighbours then are views, and what a gradient needs is kept once, not once each.
+        q_map = q.unflatten(2, size)
+        near = torch.stack([(q_map * part).sum(-1) for part in self._neighbors(k, size)], -1)
+        near = near.flatten(2, -2) + self.local_bias
         far = q @ k_box.transpose(-1, -2) + self.bias(size, boxes.window)
         logits = torch.cat([near.masked_fill(~exists, -torch.inf), far.to(near.dtype)], -1)
         near, far = logits.softmax(-1).split([near.shape[-1], far.shape[-1]], dim=-1)
         if self.map.wanted:
             self.map(self._received(near, far, boxes, counts, size))
-        weights = near + direction @ self.tokens + self.token_bias
-        parts = self._neighbors(v, size)
-        y = far.to(v_box.dtype) @ v_box
-        for i, part in enumerate(parts):
-            y = y + weights[..., i : i + 1] * part
-        return to_map(self.project(merge_heads(y.to(v.dtype))), size)
+        weights = (near + direction @ self.tokens + self.token_bias).unflatten(2, size)
+        y = (far.to(v_box.dtype) @ v_box).unflatten(2, size)
+        for weight, part in zip(weights.split(1, -1), self._neighbors(v, size), strict=True):
+            y = y + weight * part
+        return to_map(self.project(merge_heads(y.flatten(2, -2).to(v.dtype))), size)
 
     @torch.no_grad()
     def _received(
@@ -205,5 +208,5 @@ class Aggregated(AttentionBlock):
         weights = near.mean(1, keepdim=True)
         for i in range(weights.shape[-1]):
             parts = self._neighbors(weights[..., i : i + 1], size)
-            total = total + parts[len(parts) - 1 - i].squeeze(-1).unflatten(-1, size)
+            total = total + parts[len(parts) - 1 - i].squeeze(-1)
         return total
