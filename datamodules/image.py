@@ -59,6 +59,11 @@ class Image(ABC):
         """``(C, *S)``."""
         return (len(self.channels), *self.geometry.shape)
 
+    @property
+    def may_lack(self) -> bool:
+        """Whether :meth:`valid` may be False anywhere: the file declares nodata, a mask or transparency."""
+        return self.nodata is not None
+
     def valid(self, window: Window | None = None) -> np.ndarray:
         """``(*window)`` booleans: where at least one channel holds something other than :attr:`nodata`.
 
@@ -113,6 +118,11 @@ class Crop(Image):
         """Those of the whole image."""
         return self.image.files
 
+    @property
+    def may_lack(self) -> bool:
+        """As the whole image."""
+        return self.image.may_lack
+
     def read(self, window: Window | None = None) -> np.ndarray:
         """``(C, *window)``, counted from the corner of the crop."""
         return self.image.read(self._outer(window))
@@ -159,6 +169,11 @@ class Stack(Image):
     def files(self) -> tuple[Path, ...]:
         """Those of every part."""
         return tuple(file for image in self.images for file in image.files)
+
+    @property
+    def may_lack(self) -> bool:
+        """Where every file may: one that holds something everywhere makes all positions valid."""
+        return all(image.may_lack for image in self.images)
 
     def valid(self, window: Window | None = None) -> np.ndarray:
         """``(*window)``: where any of the files holds something."""

@@ -170,6 +170,9 @@ def test_it_says_of_itself_what_it_is(image: Image, whole: np.ndarray) -> None:
     assert image.files
     assert all(isinstance(file, Path) and file.is_file() for file in image.files)
     assert isinstance(image.streams, bool)
+    assert isinstance(image.may_lack, bool)
+    assert image.may_lack or (image.nodata is None and image.valid().all())
+    assert Crop(image, window_of(image.geometry.shape, 0)).may_lack == image.may_lack
     assert len(np.unique(whole)) > 50  # or nothing below is tested
 
 

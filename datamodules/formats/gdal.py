@@ -26,7 +26,9 @@ _POINTERS = (
 )  # fmt: skip
 
 # Held while GDAL works for us. No file beside the image (.aux.xml, .ovr, .msk, .tfw) is looked for or written.
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
+    # Blocks that GDAL keeps decoded, in bytes; its own choice is a share of the machine's memory.
+    "GDAL_CACHEMAX": 2**26,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_GEOREF_SOURCES": "INTERNAL",
@@ -55,6 +57,7 @@ def rasterio() -> ModuleType:
     try:
         import rasterio
         import rasterio.features
+        import rasterio.shutil
         import rasterio.windows
 
         with rasterio.Env():  # drivers are registered here, and GDAL_SKIP is looked at then only
@@ -87,19 +90,8 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def created(path: Path, **profile: Any) -> Iterator[Any]:
-    """A new GeoTIFF of this rasterio profile, open for writing inside the block.
-
-    Raises:
-        DataError: GDAL cannot create or write it.
-    """
-    with guarded(path) as rio, rio.open(path.absolute(), "w", driver="GTiff", **profile) as dataset:
-        yield dataset
-
-
-@contextmanager
-def guarded(path: Path) -> Iterator[ModuleType]:
-    """rasterio under our settings; what it raises inside the block becomes a :class:`DataError`."""
+def guarded(path: Path, question: str = "is it complete?") -> Iterator[ModuleType]:
+    """rasterio under our settings; what it raises inside the block becomes a :class:`DataError` with the question."""
     rio = rasterio()
     from rasterio._err import CPLE_BaseError  # GDAL's own errors, which rasterio does not always wrap
 
@@ -113,4 +105,4 @@ def guarded(path: Path) -> Iterator[ModuleType]:
     except (rio.errors.RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise DataError(f"{path}: GDAL cannot read or write it ({reason}); is it complete?") from error
+        raise DataError(f"{path}: GDAL cannot read or write it ({reason}); {question}") from error

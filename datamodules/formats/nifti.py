@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from datamodules.errors import DataError
+from datamodules.formats.writing import Content, FormatWriter, room
 from datamodules.geometry import RAS_MM, Geometry
 from datamodules.guard import check_size, content_type
 from datamodules.image import Image, Window
@@ -98,33 +99,57 @@ class NiftiImage(Image):
         return np.ascontiguousarray(np.moveaxis(block, -1, 0), dtype=self.dtype)
 
 
-def save_nifti(path: Path, mask: np.ndarray, like: Image) -> None:
-    """Write label maps ``(K, *S)`` on the grid of ``like``: same affine, and its qform, sform and codes kept.
+class NiftiWriter(FormatWriter):
+    """Writes maps on the grid of ``like``: same affine, and its qform, sform and codes kept.
 
-    Several maps become a fourth axis.
-
-    :func:`datamodules.save_mask` checks the mask and makes the write whole or nothing.
+    One map is a volume, several are a fourth axis. The values are held, not the image.
     """
-    source = like.meta.get("header")
-    dtype = np.uint8 if mask.max(initial=0) <= 255 else np.uint16
-    data = np.moveaxis(mask, 0, -1).astype(dtype)
-    data = data[..., 0] if len(mask) == 1 else data
-    affine = like.geometry.affine
-    if isinstance(source, nib.Nifti1Header):
-        header = source.copy()
-        header.set_data_dtype(dtype)
-        header.set_slope_inter(1, 0)
-        header.set_intent("none")
-        header["cal_min"] = header["cal_max"] = 0
-        cls = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-        # affine=None: the header's own qform and sform are written back to the bit.
-        image = cls(data, None, header)
-        image.header.set_data_shape(data.shape)
-        if not np.allclose(image.header.get_best_affine(), affine):
-            image = cls(data, affine, header)
-    else:
-        image = nib.Nifti1Image(data, affine)
-    nib.save(image, path)
+
+    def __init__(self, path: Path, temporary: Path, like: Image, content: Content) -> None:
+        super().__init__(path, temporary, like, content)
+        # The order in which the file holds them.
+        self._maps = room((*like.geometry.shape, len(content.names)), content, temporary, "F")
+
+    def write(self, window: Window, block: np.ndarray) -> None:
+        """Take ``(K, *window)``."""
+        self._maps[window] = np.moveaxis(block, 0, -1)
+
+    def finish(self) -> None:
+        """Write the volume and open it."""
+        source = self.like.meta.get("header")
+        data = self._maps[..., 0] if len(self.content.names) == 1 else self._maps
+        affine = self.like.geometry.affine
+        if isinstance(source, nib.Nifti1Header):
+            header = source.copy()
+            header.set_data_dtype(self.content.dtype)
+            header.set_slope_inter(1, 0)
+            header.set_intent("none")
+            header["cal_min"] = header["cal_max"] = 0
+            cls = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+            # affine=None: the header's own qform and sform are written back to the bit.
+            image = cls(data, None, header)
+            image.header.set_data_shape(data.shape)
+            if not np.allclose(image.header.get_best_affine(), affine):
+                image = cls(data, affine, header)
+        else:
+            image = nib.Nifti1Image(data, affine)
+        if self.content.scale == 1:
+            nib.save(image, self.temporary)
+        else:
+            _save_scaled(image, data, self.content.scale, self.temporary)
+        NiftiImage(self.temporary)
+
+
+def _save_scaled(image: nib.Nifti1Image, stored: np.ndarray, scale: float, path: Path) -> None:
+    """Write stored values as they are, and their scale: nibabel itself would choose a scale of its own."""
+    image.update_header()
+    header = image.header
+    header.set_slope_inter(scale, 0)
+    header["vox_offset"] = 0  # the header finds it when it is written
+    with nib.openers.ImageOpener(str(path), "wb") as stream:
+        header.write_to(stream)
+        for part in stored.T:  # in the order of the file, a part at a time
+            stream.write(np.ascontiguousarray(part).tobytes())
 
 
 def _without_text(header: nib.Nifti1Header) -> nib.Nifti1Header:

@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import tifffile
 
-from datamodules.classes import Classes
 from datamodules.errors import DataError
+from datamodules.formats.writing import Content, FormatWriter, room
 from datamodules.geometry import Geometry
 from datamodules.guard import check_size, content_type
 from datamodules.image import Image, Window
@@ -151,24 +151,34 @@ class TiffImage(Image):
         return tuple(shape)
 
 
-def save_picture(path: Path, mask: np.ndarray, like: Image, classes: Classes | None = None) -> None:
-    """Write label maps ``(K, rows, columns)``; one alone as PNG with a palette where values fit in 8 bits, or TIFF.
+class PictureWriter(FormatWriter):
+    """Writes maps as TIFF, or one map as PNG, with a palette where its values fit in 8 bits."""
 
-    :func:`datamodules.save_mask` checks the mask and makes the write whole or nothing.
-    """
-    wide = mask.max(initial=0) > 255
-    data = mask.astype(np.uint16 if wide else np.uint8)
-    if path.suffix.lower() in (".tif", ".tiff"):
-        planes = "separate" if len(data) > 1 else None
-        stored = data if planes else data[0]
-        tifffile.imwrite(path, stored, photometric="minisblack", compression="zlib", planarconfig=planes)
-        return
-    data = data[0]
-    picture = PIL.Image.fromarray(data)
-    if classes is not None and not wide:
-        picture = PIL.Image.frombytes("P", picture.size, data.tobytes())
-        picture.putpalette(classes.palette())
-    picture.save(path)
+    def __init__(self, path: Path, temporary: Path, like: Image, content: Content) -> None:
+        super().__init__(path, temporary, like, content)
+        self._maps = room((len(content.names), *like.geometry.shape), content, temporary)
+
+    def write(self, window: Window, block: np.ndarray) -> None:
+        """Take ``(K, *window)``."""
+        self._maps[(slice(None), *window)] = block
+
+    def finish(self) -> None:
+        """Write the picture and open it."""
+        maps, classes = self._maps, self.content.classes
+        if self.temporary.suffix.lower() in (".tif", ".tiff"):
+            planes = "separate" if len(maps) > 1 else None
+            tifffile.imwrite(
+                self.temporary, maps if planes else maps[0], photometric="minisblack", compression="zlib",
+                planarconfig=planes, bigtiff=maps.nbytes > 2**31,
+            )  # fmt: skip
+            TiffImage(self.temporary)
+            return
+        picture = PIL.Image.fromarray(maps[0])
+        if classes is not None and maps.dtype == np.uint8:
+            picture = PIL.Image.frombytes("P", picture.size, maps[0].tobytes())
+            picture.putpalette(classes.palette())
+        picture.save(self.temporary)
+        PillowImage(self.temporary)
 
 
 def _opened(path: Path) -> PIL.Image.Image:
