@@ -77,9 +77,8 @@ def _add(pieces: _Pieces, here: np.ndarray, start: int, areas: np.ndarray | None
     labels, count = label(here)
     flat = labels.ravel()
     elements = np.bincount(flat, minlength=count + 1)[1:]
-    if areas is None:
-        sizes = elements * cell
-    else:
+    sizes: np.ndarray = elements * cell
+    if areas is not None:
         weights = np.broadcast_to(areas, here.shape).ravel()
         sizes = np.bincount(flat, weights, minlength=count + 1)[1:]
     sums = np.empty((count, here.ndim))

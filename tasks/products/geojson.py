@@ -116,7 +116,7 @@ def _cut(path: Path, shape: Any) -> Any:
     """A polygon over the date line as its parts on both sides, which RFC 7946 (3.1.9) asks for."""
     import shapely
 
-    rings = []
+    rings: list[np.ndarray] = []
     for ring in shapely.get_rings(shape):
         points = shapely.get_coordinates(ring)
         points[:, 0] = np.unwrap(points[:, 0], period=360)

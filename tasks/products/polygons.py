@@ -27,7 +27,7 @@ def write_polygons(
     """Write a polygon per region of a class (pixels that share an edge), along the edges of pixels.
 
     Rasterised again, the polygons are the mask. The mask is read in stripes; the polygons are held in memory, about
-    100 bytes for each pixel along a border.
+    250 bytes for each pixel along a border.
 
     Args:
         mask: a mask file, or an array of its values.

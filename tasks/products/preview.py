@@ -68,7 +68,7 @@ def _flat(mask: WrittenMask, image: Image, size: int) -> PIL.Image.Image:
         middles = [
             np.minimum(at + step // 2, n - 1) for at, n in ((heights, part.stop - start), (starts, columns))
         ]
-        values.append(image.read((part, slice(0, columns)))[np.ix_(bands, *middles)])
+        values.append(image.read((part, slice(0, columns)))[np.ix_(np.array(bands), *middles)])
         sizes = np.outer(_lengths(heights, part.stop - part.start), _lengths(starts, columns))
         shares = [
             np.add.reduceat(np.add.reduceat(here, heights, axis=0, dtype=np.int64), starts, axis=1) / sizes
