@@ -309,7 +309,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half(model: Path, tmp_path: Path
         "large.png": "failed",
         "large.tif": "failed",
     }
-    assert all("there is no room left" in rows[f"large.{kind}"]["error"] for kind in ("png", "tif"))
+    assert all("File too large" in rows[f"large.{kind}"]["error"] for kind in ("png", "tif"))
     assert set(masks_of(out)) == {"p0.png", "p1.png"}
     assert predict(model, out, folder, extra=["--overlap", "0"])[0] == 0
 

@@ -108,7 +108,7 @@ BROKEN: dict[int, list[tuple[Callable[[Path], object], str]]] = {
         (lambda f: f.with_suffix(".png").touch(), "is empty"),
         (lambda f: f.with_suffix(".jpg").write_bytes(RNG.bytes(300)), "accepted are"),
         (lambda f: f.with_suffix(".tif").write_text("<VRTDataset></VRTDataset>"), "accepted are"),
-        (lambda f: PIL.Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(f.with_suffix(".png")), "3 channel"),
+        (lambda f: tifffile.imwrite(f.with_suffix(".tif"), np.stack([PICTURE] * 2), planarconfig="separate"), "2 channel"),
         (nifti, "give a length per axis"),
         (giant, "limit|exceeds"),
         (lambda f: f.with_suffix(".tif").write_bytes(b"II*\0\0\0\0\0"), "complete|damaged|GDAL"),
@@ -218,7 +218,8 @@ def test_products_that_cannot_be(tmp_path: Path) -> None:
 def test_dicom_seg_beside_the_mask_of_a_series(tmp_path: Path) -> None:
     pytest.importorskip("highdicom")
     model = make_model(tmp_path / "model.safetensors", 3)
-    series(tmp_path / "in" / "ct")
+    frame = {"FrameOfReferenceUID": "1.2.3.4", "Modality": "CT", "SliceThickness": "1"}
+    dicom_files.save_series(tmp_path / "in" / "ct", dicom_files.slices(VOLUME[:4], **frame))
     code, rows = predict(model, tmp_path / "out", tmp_path / "in", extra=["--dicom-seg"])
     assert code == 0, rows
     assert set(masks_of(tmp_path / "out")) == {"ct.nii.gz", "ct.nii.gz.seg.dcm"}

@@ -186,6 +186,20 @@ CATALOGUE: Mapping[int, Row] = {
         "evaluation::test_ignored_positions_do_not_count",
     ),
     24: row("a patch that is ignored everywhere costs 0", "losses::test_a_batch_of_nothing_but_ignored_positions_is_zero"),
+    29: row(
+        "a kill or a full disk while an output is written: no half file, and the next run goes on",
+        "batch::test_killed_and_started_again",
+        "batch::test_killed_at_ten_random_moments",
+        "batch::test_a_full_disk_is_said_and_leaves_nothing_half",
+        "batch::test_leftovers_of_the_living_and_of_strangers_are_left",
+        "batch::test_an_interruption_ends_after_the_image",
+    ),
+    30: row(
+        "two runs into one folder",
+        "batch::test_two_runs_share_a_folder",
+        "batch::test_what_another_run_has_in_hand_is_elsewhere_and_taken_over_when_it_dies",
+        limit="locks are the file system's; several machines were not tried",
+    ),
     31: row(
         "spaces and letters of all alphabets in paths",
         "damaged_files::test_any_name_that_the_system_allows",
@@ -239,7 +253,7 @@ def functions_of(name: str) -> frozenset[str]:
 
 
 def test_every_row_is_here() -> None:
-    assert sorted(CATALOGUE) == [*range(1, 25), 31, 32, 33, 36, 38, 40]
+    assert sorted(CATALOGUE) == [*range(1, 25), *range(29, 34), 36, 38, 40]
     # A test that is written here is shown by some row.
     named = {test for entry in CATALOGUE.values() for test in entry.shown_by}
     own = {f"{HERE}::{test}" for test in functions_of(HERE) if not test.startswith("test_every_row")}

@@ -206,7 +206,8 @@ def _report(summary: Summary) -> None:
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
 
     for row in summary.failed:
-        complain(f"{row.status}: {row.path}: {row.error}")
+        named = row.error.startswith(f"{row.path}: ")
+        complain(f"{row.status}: {row.error if named else f'{row.path}: {row.error}'}")
     if summary.table_error:
         complain(f"{summary.table} is not complete: {summary.table_error}")
     said = {

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from datamodules.formats.writing import HELD_BYTES
 from datamodules.image import Image
 from datamodules.open import open_image
 from datamodules.tiler import MEMORY
@@ -125,13 +126,13 @@ def _memory(predictor: Predictor, image: Image, shape: Sequence[int], whole_maps
     """Bytes of arrays while an image is predicted; docs/predict.md says the same in words."""
     preprocessing = predictor.description.preprocessing
     own, seen, maps = math.prod(image.geometry.shape), math.prod(shape), len(predictor.classes)
-    if not preprocessing.keeps_grid(image.geometry):
+    if preprocessing.resamples(image.geometry):
         total = 4 * maps * (own + seen)  # scores on both grids
     else:
         total = min(MEMORY, 4 * maps * own) + (4 * maps * own if whole_maps else 0)
     if not (image.streams and preprocessing.keeps_grid(image.geometry)):
         total += len(image.channels) * own * image.dtype.itemsize + 4 * len(preprocessing.outputs) * seen
-        total += own if predictor.classes.exclusive else own * maps  # the mask
+    total += min(HELD_BYTES, own if predictor.classes.exclusive else own * maps)  # the mask
     return total
 
 

@@ -27,28 +27,20 @@ def reason(error: BaseException, folder: Path) -> str:
 
 
 def _said(error: BaseException, folder: Path) -> str:
-    system = _system_error(error)
-    if system is not None and system.errno in _FULL:
-        return f"there is no room left for it in {folder} ({system.strerror}); free some and run the command again"
     if type(error).__module__.split(".")[0] in _OURS:
         return str(error)
+    if isinstance(error, OSError):
+        if error.errno in _FULL:
+            return (
+                f"there is no room left in {folder} ({error.strerror}); free some and run the command again"
+            )
+        return f"{error.filename or folder}: {error.strerror or error}; see to it and run the command again"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             "memory ran out; end other programs, or run it alone, on another --device, or on a larger machine "
             f"({_first_line(error)})"
         )
-    if isinstance(error, OSError):
-        return f"{error.filename or folder}: {error.strerror or error}; see to it and run the command again"
     return f"unexpected {type(error).__name__}: {_first_line(error)}; set DELINEATE_TRACEBACK=1 to see where, and report it"
-
-
-def _system_error(error: BaseException | None) -> OSError | None:
-    """The system's error behind an error, if any."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _first_line(error: BaseException) -> str:
