@@ -96,8 +96,7 @@ def run(args: argparse.Namespace) -> int:
                 )
 
         failed = train_all(todo, args.workers, told)
-    command = shlex.join(["delineate", *_shown(sys.argv[1:], datasets)])
-    ablation = collect(todo, command, overrides)
+    ablation = collect(todo, _shown(args, datasets), overrides)
     if not ablation.datasets:
         print(
             "delineate: no training without attention was finished: nothing to compare with", file=sys.stderr
@@ -146,13 +145,17 @@ def _length(epochs: int | None) -> list[str]:
     return [word for setting in settings for word in (f"--{setting}", str(epochs))]
 
 
-def _shown(arguments: list[str], datasets: Sequence[Dataset]) -> list[str]:
-    """The command line with folders reduced to their names: the page may be published."""
-    short = {
-        f"{d.recipe}={d.root}": f"{d.name if Path(d.recipe).is_absolute() else d.recipe}={Path(d.root).resolve().name}"
-        for d in datasets
-    }
-    return [short.get(argument, argument) for argument in arguments]
+def _shown(args: argparse.Namespace, datasets: Sequence[Dataset]) -> str:
+    """The command that finds the same, with folders reduced to their names: the page may be published."""
+    words = ["delineate", "benchmark", "attention"]
+    for d in datasets:
+        recipe = d.name if Path(d.recipe).is_absolute() else d.recipe
+        words.append(f"{recipe}={Path(d.root).resolve().name}")
+    words += ["--blocks", *args.blocks] if args.blocks != list(BLOCKS) else []
+    words += ["--seeds", str(args.seeds)]
+    words += ["--epochs", str(args.epochs)] if args.epochs is not None else []
+    words += [word for setting in args.set for word in ("--set", setting)]
+    return shlex.join(words)
 
 
 def _show(ablation: Ablation, page: Path) -> None:

@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -154,12 +156,13 @@ class Aggregated(AttentionBlock):
         """``(B, heads, N, d)`` read at each shift, zeros beyond the map: ``(B, heads, *S, d)``, views of one tensor."""
         half = self.window // 2
         maps = F.pad(tokens.unflatten(2, size), [0, 0, *(half,) * (2 * self.ndim)])
-        return [
-            maps[
-                (..., *(slice(half + s, half + s + n) for s, n in zip(shift, size, strict=True)), slice(None))
-            ]
-            for shift in self._shifts()
-        ]
+        found = []
+        for shift in self._shifts():
+            at: tuple[Any, ...] = tuple(
+                slice(half + s, half + s + n) for s, n in zip(shift, size, strict=True)
+            )
+            found.append(maps[(Ellipsis, *at, slice(None))])
+        return found
 
     def _exists(self, size: Sequence[int], device: torch.device) -> Tensor:
         """Which neighbours lie in the map: ``(N, window ** ndim)``."""
