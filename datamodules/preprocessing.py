@@ -157,6 +157,17 @@ class Preprocessing:
         mixes = self._mixes(image)
         return self._statistics(image, (_Raw(image, strip, mixes, self) for strip in _strips(image)))
 
+    def lowest(self, image: Image, statistics: Statistics | None) -> list[float]:
+        """What :meth:`block` makes of each channel's smallest value: of 0 where there are no statistics."""
+        smallest = np.array(statistics.minimum if statistics else [0.0] * len(self.channels), np.float32)
+        block = smallest.reshape(-1, *[1] * len(image.geometry.shape))
+        if self.normalization == "reflectance":
+            block = self.reflectance(block)
+        chosen = self.statistics if self.normalization == "dataset" else statistics
+        block = normalized(block, self.normalization, chosen, _range(image))
+        there = [bool(mix) for mix in self._mixes(image)]
+        return [float(v) if here else 0.0 for v, here in zip(block.reshape(-1), there, strict=True)]
+
     def present(self, image: Image) -> np.ndarray:
         """``(len(outputs),)`` booleans: which channels (and the indices made of them) the image has."""
         return self.with_indices(np.array([bool(mix) for mix in self._mixes(image)]))
@@ -258,13 +269,12 @@ class Preprocessing:
         ):
             channel[~np.isfinite(channel) & good] = smallest
         maps = self._index_maps(block, known)
-        scale = float(np.iinfo(image.dtype).max) if image.dtype.kind in "ui" else 1.0
         if self.normalization == "reflectance":
             block = self.reflectance(block)
         chosen = self.statistics if self.normalization == "dataset" else statistics
         if self.normalization == "dataset" and chosen is None:
             raise DataError("normalization dataset has no statistics yet; they come from the training images")
-        block = normalized(block, self.normalization, chosen, scale)
+        block = normalized(block, self.normalization, chosen, _range(image))
         block[~known] = 0
         return np.concatenate([block, np.stack(maps)]) if maps else block
 
@@ -318,6 +328,11 @@ class _Raw:
             channel.reshape(-1)[::step][counted.reshape(-1)[::step]]
             for channel, counted in zip(self.block, self._counted, strict=True)
         ]
+
+
+def _range(image: Image) -> float:
+    """What ``range`` divides by."""
+    return float(np.iinfo(image.dtype).max) if image.dtype.kind in "ui" else 1.0
 
 
 def _strips(image: Image) -> Iterator[Window]:

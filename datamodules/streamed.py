@@ -36,6 +36,10 @@ class StreamedImage:
         block = self.preprocessing.block(self.image, tuple(window), self.statistics)
         return block[channels]
 
+    def lowest(self) -> list[float]:
+        """The smallest value that each channel has, prepared; of indices, which are made of them, none."""
+        return self.preprocessing.lowest(self.image, self.statistics)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         whole = self[(slice(None), *(slice(0, n) for n in self.shape[1:]))]
         return whole.astype(dtype or np.float32, copy=False)
