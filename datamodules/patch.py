@@ -61,6 +61,11 @@ class Patch:
         """The image axes that the network sees."""
         return tuple(axis for axis, n in enumerate(self.size) if n > 1)
 
+    @property
+    def squeezed(self) -> tuple[int, ...]:
+        """The lengths that the network sees."""
+        return tuple(self.size[axis] for axis in self.axes)
+
     def check(self, shape: Sequence[int]) -> None:
         """Refuse an image that does not have the patch's number of axes.
 

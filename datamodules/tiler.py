@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules.blocks import Blocks
 from datamodules.errors import DataError
 from datamodules.patch import Patch
+from datamodules.symmetries import Symmetry, symmetries, turning_plane
 
 BLENDS = ("constant", "gaussian", "hann")
 # (B, C, *patch) -> (B, K, *patch): what runs on each batch of windows.
@@ -45,6 +46,7 @@ class Tiler:
             cosine); the last two trust a window's middle more than its border.
         batch_size: windows per call of the function; as many as have 2^18 positions together when not given.
         mirror: axes of the network's input to flip in all combinations, the results averaged.
+        rotate: also turn it by right angles, in the plane of the first two axes of equal length.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Tiler:
         blend: str = "gaussian",
         batch_size: int | None = None,
         mirror: Sequence[int] = (),
+        rotate: bool = False,
     ) -> None:
         if not 0 <= overlap < 1:
             raise DataError(f"overlap is {overlap}; it must be at least 0 and below 1")
@@ -68,6 +71,15 @@ class Tiler:
             batch_size = min(32, _POSITIONS // math.prod(patch.size))
         self.batch_size = max(1, batch_size)
         self.mirror = tuple(mirror)
+        self.rotate = rotate
+        if rotate:
+            turning_plane(patch.squeezed)
+
+    @property
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """The views of each window that the function is asked about; as it is first."""
+        plane = turning_plane(self.patch.squeezed) if self.rotate else None
+        return symmetries(self.patch.ndim, self.mirror, plane)
 
     def starts(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
         """Where the windows begin. They cover the image; the last one of each axis ends at its edge."""
@@ -88,7 +100,7 @@ class Tiler:
 
     def weights(self) -> np.ndarray:
         """How much each position of a window counts: ``(*patch without its 1s)``, largest 1."""
-        sizes = [self.patch.size[axis] for axis in self.patch.axes]
+        sizes = self.patch.squeezed
         if self.blend == "constant":
             return np.ones(sizes, dtype=np.float32)
         profile = np.ones((), dtype=np.float32)
@@ -263,16 +275,13 @@ class Tiler:
         )
 
     def _mirrored(self, function: PatchFunction, patches: Tensor) -> Tensor:
-        """Mean of ``function`` over all flips of the axes in ``mirror``."""
-        flips = [
-            [axis + 2 for axis in axes]
-            for count in range(len(self.mirror) + 1)
-            for axes in itertools.combinations(self.mirror, count)
-        ]
-        results = [
-            function(patches.flip(f) if f else patches).flip(f) if f else function(patches) for f in flips
-        ]
-        return results[0] if len(results) == 1 else torch.stack(results).mean(0)
+        """Mean of ``function`` over all views of the windows."""
+        views = self.symmetries
+        # One by one: the maps of all views together would be large.
+        total = views[0].undo(function(views[0].apply(patches)))
+        for view in views[1:]:
+            total = total + view.undo(function(view.apply(patches)))
+        return total if len(views) == 1 else total / len(views)
 
 
 def _within(blocks: Iterable[Block], wanted: Sequence[slice]) -> Iterator[Block]:
