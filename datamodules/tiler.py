@@ -90,6 +90,11 @@ class Tiler:
         self.patch.check(shape)
         return [self._starts_along(n, p) for n, p in zip(shape, self.patch.size, strict=True)]
 
+    def starts_touching(self, shape: Sequence[int], region: Sequence[slice]) -> list[list[int]]:
+        """The same, of the windows that touch a region of the image."""
+        by_axis = zip(self.starts_by_axis(shape), self.patch.size, region, strict=True)
+        return [[s for s in begin if s < r.stop and s + p > r.start] for begin, p, r in by_axis]
+
     def _starts_along(self, length: int, patch: int) -> list[int]:
         if length <= patch:
             return [-((patch - length) // 2)]
@@ -115,7 +120,11 @@ class Tiler:
         return np.maximum(profile / profile.max(), 1e-5).astype(np.float32)
 
     def run(
-        self, function: PatchFunction, image: Any, progress: Callable[[float], None] | None = None
+        self,
+        function: PatchFunction,
+        image: Any,
+        progress: Callable[[float], None] | None = None,
+        skip: Callable[[tuple[slice, ...]], bool] | None = None,
     ) -> np.ndarray:
         """Apply ``function`` to every window of ``image``, and hold the whole result.
 
@@ -123,12 +132,13 @@ class Tiler:
             function: ``(B, C', *patch) -> (B, K, *patch)`` with C' = ``patch.channels(C)``.
             image: ``(C, *S)`` float32; an array, a memory map, or what slices like one.
             progress: called with the share done, from 0 to 1.
+            skip: as for :meth:`stream`.
 
         Returns:
             ``(K, *S)`` float32.
         """
         whole: np.ndarray | None = None
-        for place, scores in self.stream(function, image, progress):
+        for place, scores in self.stream(function, image, progress, skip=skip):
             if whole is None:
                 whole = np.empty((len(scores), *image.shape[1:]), dtype=np.float32)
             whole[(slice(None), *place)] = scores
@@ -169,10 +179,7 @@ class Tiler:
             slice(*s.indices(n)) for s, n in zip(region or [slice(None)] * len(shape), shape, strict=True)
         ]
         # Windows that touch the region; blocks are counted by these.
-        starts = [
-            [s for s in begin if s < w.stop and s + p > w.start]
-            for begin, p, w in zip(self.starts_by_axis(shape), self.patch.size, wanted, strict=True)
-        ]
+        starts = self.starts_touching(shape, wanted)
         count, done = math.prod(map(len, starts)), 0
         if not count or any(w.start >= w.stop for w in wanted):
             raise DataError(f"region {list(region or ())} holds nothing of an image of {tuple(shape)}")
