@@ -56,6 +56,7 @@ class Runner:
         self._stack.close()
         with suppress(OSError), self._door():
             (self.alive).unlink(missing_ok=True)
+            self._sweep()  # of those that began after this one, and were killed
             if not any((self.home / "runs").iterdir()):  # nobody is there who could hold one
                 for lock in (self.home / "items").iterdir():
                     lock.unlink(missing_ok=True)

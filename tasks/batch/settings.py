@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datamodules.errors import DataError
+from tasks.batch.engines import ENGINES
 
 LAYOUTS = ("mirror", "bids")
 
@@ -50,6 +51,9 @@ class Settings:
         overwrite: do again what is done.
         shard: which part of the inputs.
         layout: ``mirror`` keeps the tree of the inputs; ``bids`` names masks as BIDS derivatives.
+        engine: ``local``: in this process; ``ray``: in worker processes.
+        workers: how many of them; by the number of GPUs or cores when not given.
+        address: of a Ray cluster that runs already; one is started on this machine when not given.
         products: what else is made of each mask: name -> its options, plain data.
     """
 
@@ -62,8 +66,17 @@ class Settings:
     overwrite: bool = False
     shard: Shard = Shard()
     layout: str = "mirror"
+    engine: str = "local"
+    workers: int | None = None
+    address: str | None = None
     products: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
             raise DataError(f"layout {self.layout!r} is not known; choose from {', '.join(LAYOUTS)}")
+        if self.engine not in ENGINES:
+            raise DataError(f"engine {self.engine!r} is not known; choose from {', '.join(ENGINES)}")
+        if self.engine == "local" and (self.workers is not None or self.address is not None):
+            raise DataError("workers and address are for --engine ray; add it, or leave them out")
+        if self.workers is not None and self.workers < 1:
+            raise DataError(f"workers must be 1 or more, got {self.workers}")
