@@ -61,6 +61,37 @@ class Description:
     versions: dict[str, str] = field(default_factory=dict)
     calibration: dict[str, float] | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as it stands in the header of a model file and in exported files."""
+        return {
+            "preprocessing": self.preprocessing.to_json(),
+            "patch": self.patch.to_json(),
+            "classes": self.classes.to_json(),
+            "tiling": self.tiling,
+            "metrics": self.metrics,
+            "data": self.data,
+            "versions": self.versions or versions(),
+            "calibration": self.calibration,
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Description:
+        """The inverse of :meth:`to_json`; other keys are passed over.
+
+        Raises:
+            ValueError: (or KeyError, TypeError, AttributeError) something is missing or not usable.
+        """
+        description = cls(
+            preprocessing=Preprocessing.from_json(plain["preprocessing"]),
+            patch=Patch(**plain["patch"]),
+            classes=Classes.from_json(plain["classes"]),
+            **{name: plain[name] for name in ("tiling", "metrics", "data", "versions", "calibration")},
+        )
+        temperature = (description.calibration or {}).get("temperature", 1.0)
+        if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+            raise ValueError(f"the temperature is {temperature}, which must be a number over 0")
+        return description
+
 
 def save_model(path: str | Path, network: Segmenter, description: Description) -> None:
     """Write the file, whole or not at all."""
@@ -71,14 +102,7 @@ def save_model(path: str | Path, network: Segmenter, description: Description) -
             "class_path": f"{cls.__module__}.{cls.__qualname__}",
             "arguments": _without_weight_files(network.arguments),
         },
-        "preprocessing": description.preprocessing.to_json(),
-        "patch": description.patch.to_json(),
-        "classes": description.classes.to_json(),
-        "tiling": description.tiling,
-        "metrics": description.metrics,
-        "data": description.data,
-        "versions": description.versions or versions(),
-        "calibration": description.calibration,
+        **description.to_json(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic_path(path) as temporary:
@@ -100,15 +124,7 @@ def load_model(path: str | Path, trust: bool = False) -> tuple[Segmenter, Descri
     header, tensors = _read(file)
     try:
         architecture = header["architecture"]
-        description = Description(
-            preprocessing=Preprocessing.from_json(header["preprocessing"]),
-            patch=Patch(**header["patch"]),
-            classes=Classes.from_json(header["classes"]),
-            **{name: header[name] for name in ("tiling", "metrics", "data", "versions", "calibration")},
-        )
-        temperature = (description.calibration or {}).get("temperature", 1.0)
-        if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
-            raise ValueError(f"the temperature is {temperature}, which must be a number over 0")
+        description = Description.from_json(header)
         class_path, arguments = (
             str(architecture["class_path"]),
             _without_weight_files(architecture["arguments"]),
