@@ -296,7 +296,7 @@ def test_resampling_to_a_target_spacing_comes_back_to_the_source_grid(mri: Path,
 @pytest.mark.parametrize(
     ("switch", "said"),
     [
-        (["--model.network.attention", "nonsense"], "attention 'nonsense' is not known; choose from: eca"),
+        (["--model.network.attention", "nonsense"], "attention 'nonsense' is not known; choose from: agent"),
         (
             ["--model.network.encoder.width", "[4]"],
             "encoder 'plain' has no option 'width'; it accepts: widths",

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from datamodules.errors import DataError
+from datamodules.formats import dicom_decoders
 from datamodules.formats.dicom_header import Frame, Header, pydicom_for, quietly, read_header
 from datamodules.formats.dicom_series import ordered, read_series
 from datamodules.geometry import Geometry
@@ -125,7 +126,10 @@ def _pixels(frame: Frame, header: Header) -> np.ndarray:
     pydicom = pydicom_for(frame.file)
     try:
         quietly(lambda: _check_stream(frame, header))
-        stored: np.ndarray = quietly(lambda: pydicom.pixels.pixel_array(frame.file, index=frame.index))
+        plugin = dicom_decoders.preferred(header.transfer_syntax, header.samples)
+        stored: np.ndarray = quietly(
+            lambda: pydicom.pixels.pixel_array(frame.file, index=frame.index, decoding_plugin=plugin)
+        )
     except DataError:
         raise
     except Exception as error:  # decoders raise many kinds, and their texts may quote the header

@@ -1,7 +1,8 @@
 """JPEG Lossless and JPEG-LS in DICOM, through imagecodecs.
 
 Archives are full of JPEG Lossless, and pydicom's own choices for it are a copyleft library or one that is rarely
-installed. imagecodecs is there anyway, for TIFF. The names in this module are those that pydicom asks of a plugin.
+installed. imagecodecs is there anyway, for TIFF. Gray frames are always decoded here, so that values do not depend on
+what else is installed. The names in this module are those that pydicom asks of a plugin.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ _LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 # The marker that begins a frame's description, in the lossless process of JPEG and in JPEG-LS.
 _FRAME_MARKERS = (0xC3, 0xF7)
-DECODER_DEPENDENCIES = dict.fromkeys((*_LOSSLESS, *_LS), ("imagecodecs",))
+PLUGIN = "imagecodecs"
+DECODER_DEPENDENCIES = dict.fromkeys((*_LOSSLESS, *_LS), (PLUGIN,))
 
 
 def register() -> None:
-    """Add the decoders to pydicom where it has none of its own; a second call changes nothing."""
+    """Add the decoders to pydicom; a second call changes nothing."""
     from pydicom.pixels import get_decoder
 
     for uid in DECODER_DEPENDENCIES:
         decoder = get_decoder(uid)
-        if not decoder.is_available:
-            decoder.add_plugin("imagecodecs", (__name__, "decode_frame"))
+        if PLUGIN not in decoder.available_plugins:
+            decoder.add_plugin(PLUGIN, (__name__, "decode_frame"))
+
+
+def preferred(uid: str, samples: int) -> str:
+    """The name of the plugin that decodes frames of this transfer syntax; empty where pydicom chooses."""
+    return PLUGIN if uid in DECODER_DEPENDENCIES and samples == 1 else ""
 
 
 def is_available(uid: str) -> bool:
