@@ -1,0 +1,62 @@
+"""Windows of real images, as a network sees them when it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.errors import DataError
+from datamodules.open import Source, open_image
+from datamodules.streamed import network_view
+from datamodules.tiler import Tiler
+from tasks.inputs import collect_inputs
+from tasks.model_file import Description
+
+
+def windows_of(source: Source, description: Description, count: int) -> Tensor:
+    """At most ``count`` windows of an image, spread over it evenly: ``(B, C, *patch)``.
+
+    Raises:
+        DataError: the image cannot be read, lacks channels, or its channels are not the model's.
+    """
+    image = open_image(source)
+    preprocessing = description.preprocessing
+    if not preprocessing.present(image).all():
+        raise DataError(f"{image.path}: lacks channels; exports are made and checked with all of them")
+    view = network_view(image, preprocessing)
+    starts = Tiler(description.patch, overlap=0.0).starts(view.shape[1:])
+    chosen = np.unique(np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int))
+    return torch.from_numpy(
+        np.stack([description.patch.cut_image(view, starts[n]).astype(np.float32) for n in chosen])
+    )
+
+
+def calibration_windows(
+    folder: str | Path, description: Description, images: int, count: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Windows to calibrate with, and windows of other images to measure on; every second image is held apart.
+
+    Args:
+        folder: of images.
+        description: of the model.
+        images: how many to read at most, spread over the folder evenly.
+        count: windows of each, at most.
+
+    Raises:
+        DataError: there are fewer than two images, or one cannot be read.
+    """
+    preprocessing = description.preprocessing
+    items = collect_inputs([str(folder)], preprocessing.channels)
+    if len(items) < 2:
+        raise DataError(
+            f"{folder}: holds one image; calibration wants two or more, since every second is held apart to measure on"
+        )
+    chosen: Sequence[int] = np.unique(
+        np.linspace(0, len(items) - 1, min(images, len(items))).round().astype(int)
+    )
+    windows = [windows_of(items[n].source, description, count) for n in chosen]
+    return windows[0::2], windows[1::2]
