@@ -24,6 +24,7 @@ VERBS = {
     "test": "training",
     "predict": "predict",
     "evaluate": "evaluate",
+    "export": "export",
     "benchmark": "benchmark",
     "doctor": "doctor",
 }
