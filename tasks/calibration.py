@@ -8,24 +8,24 @@ by the likelihood of the reference. It never changes which class is the most pro
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
 from datamodules.classes import IGNORE, Classes
 from datamodules.errors import DataError
+from datamodules.geometry import Geometry
+from datamodules.open import open_image
+from tasks.pairs import TOLERANCE
 
 BINS = 15
 # Temperatures that are looked at: beyond these something else is wrong.
 _RANGE = (0.05, 20.0)
-# The smallest probability that is told from 0: float16 files hold no smaller one.
+# The smallest probability that is told from 0.
 _LEAST = 1e-7
 
 
@@ -138,33 +138,30 @@ def apply_temperature(probabilities: np.ndarray, temperature: float, exclusive: 
     return softmax(scores, axis=0) if exclusive else expit(scores)
 
 
-def read_probabilities(file: Path, classes: Classes, shape: tuple[int, ...]) -> np.ndarray:
-    """Read what ``delineate predict --probabilities`` wrote: ``(K, *shape)``, not NaN, from 0 to 1.
+def read_probabilities(file: Path, classes: Classes, grid: Geometry) -> np.ndarray:
+    """Read what ``delineate predict --probabilities`` wrote: ``(K, *S)`` float32 from 0 to 1, 0 where the file holds nothing.
+
+    Args:
+        file: an image of a map per class.
+        classes: of the masks.
+        grid: on which the mask lies.
 
     Raises:
         DataError: the file is damaged, or does not hold probabilities of these classes on this grid.
     """
-    wanted = (len(classes), *shape)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            # The header is read first: a file cannot ask for more memory than its mask has.
-            with archive.open("probabilities.npy") as stream:
-                version = npy.read_magic(stream)
-                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                found, _, dtype = read(stream)
-            if found != wanted or dtype.kind != "f":
-                raise DataError(
-                    f"{file}: holds {dtype} of shape {found}; probabilities of {len(classes)} classes on the mask's "
-                    f"grid have the shape {wanted}. Predict again with --probabilities"
-                )
-            with archive.open("probabilities.npy") as stream:
-                values = npy.read_array(stream, allow_pickle=False)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, DataError):
-            raise
+    image = open_image(file)
+    # Known before anything is read: a file cannot ask for more memory than its mask has.
+    if len(image.channels) != len(classes) or not image.geometry.agrees_with(grid, TOLERANCE):
         raise DataError(
-            f"{file}: cannot be read as probabilities ({error}); predict again, or remove it"
-        ) from error
+            f"{file}: holds {len(image.channels)} map(s) of shape {image.geometry.shape}; probabilities of "
+            f"{len(classes)} classes on the mask's grid are {len(classes)} of {grid.shape}. Predict again with "
+            "--probabilities"
+        )
+    values = image.read().astype(np.float32, copy=False)
+    for values_of_class, scale in zip(values, image.meta.get("scales", ()), strict=False):
+        values_of_class *= np.float32(scale)
+    if image.may_lack:
+        values[:, ~image.valid()] = 0
     # Not (a <= b) is true of NaN, too.
     if values.size and not (values.min() >= 0 and values.max() <= 1.001):
         raise DataError(f"{file}: holds values that are no probabilities (NaN, or outside of 0 to 1)")

@@ -19,6 +19,7 @@ from datamodules.geometry import Geometry
 from tasks.calibration import Reliability, read_probabilities
 from tasks.confusion import confusion
 from tasks.groups import Attributes, GroupScore, find_groups_file, read_groups
+from tasks.maps import map_path
 from tasks.overlap import counts
 from tasks.pairs import Pair, found_classes, pair_files, read_pair, written_classes
 from tasks.scores import COLUMNS, CaseScores, Evaluation, finite, heading, named
@@ -42,8 +43,8 @@ def evaluate(
     """Measure predictions against references, paired by stem (and folder), and write a report.
 
     Args:
-        predictions: a folder of masks, or one file. Where ``NAME.probabilities.npz`` lies beside a mask, the
-            calibration of the probabilities is measured, too.
+        predictions: a folder of masks, or one file. Where its probabilities lie beside a mask (as
+            ``predict`` writes them), their calibration is measured, too.
         references: a folder of masks, or one file; masks hold class values, or K channels of 0 and 1 where
             the classes overlap.
         output: folder for ``metrics.csv``, ``metrics.json``, ``report.html`` and, with groups, ``groups.csv``;
@@ -153,9 +154,9 @@ def _attributes(references: Path, file: str | Path | None, by: Sequence[str], ca
 def _add_probabilities(
     reliability: Reliability, pair: Pair, reference: np.ndarray, grid: Geometry, classes: Classes
 ) -> None:
-    file = pair.prediction.with_name(f"{pair.prediction.name}.probabilities.npz")
+    file = map_path(pair.prediction, "probabilities")
     if file.is_file():
-        reliability.add(read_probabilities(file, classes, grid.shape), reference, classes.exclusive)
+        reliability.add(read_probabilities(file, classes, grid), reference, classes.exclusive)
 
 
 def _write(evaluation: Evaluation, folder: Path, predictions: Path, images: Path | None) -> None:

@@ -16,6 +16,8 @@ from datamodules.geometry import Geometry
 from datamodules.image import Image
 from datamodules.labels import where_known
 from datamodules.open import SUFFIXES, open_image, stem_of, suffix_of
+from tasks.maps import MAPS
+from tasks.maps import SUFFIXES as SUFFIXES_OF_MAPS
 
 # Two masks lie on one grid when their corners are this close, in elements: programs round the rotation of a
 # volume differently when they write it.
@@ -24,7 +26,12 @@ TOLERANCE = 0.05
 ATTENTION_PICTURE = ".attention.png"
 PREVIEW_PICTURE = ".preview.png"
 SEGMENTATION = ".seg.dcm"
-BESIDE_MASKS = (ATTENTION_PICTURE, PREVIEW_PICTURE, SEGMENTATION)
+BESIDE_MASKS = (
+    ATTENTION_PICTURE,
+    PREVIEW_PICTURE,
+    SEGMENTATION,
+    *(f".{name}{suffix}" for name in MAPS for suffix in SUFFIXES_OF_MAPS),
+)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Batch:
     """Files, folders, globs and lists that go into one folder.
 
     Args:
-        model: a ``model.safetensors``.
+        model: a ``model.safetensors``, or several (folds) whose probabilities are averaged.
         inputs: files, folders, globs, and ``@FILE`` for a list.
         output: folder, made where it is missing.
         settings: how.
@@ -80,7 +80,11 @@ class Batch:
     """
 
     def __init__(
-        self, model: str | Path, inputs: Sequence[str], output: str | Path, settings: Settings | None = None
+        self,
+        model: str | Path | Sequence[str | Path],
+        inputs: Sequence[str],
+        output: str | Path,
+        settings: Settings | None = None,
     ) -> None:
         settings = settings or Settings()
         self.settings = settings
@@ -97,8 +101,8 @@ class Batch:
             self.worker.predictor,
             self.jobs,
             None if self.settings.overwrite else self.worker.records,
-            self.settings.allow_gaps,
-            "probabilities" in self.worker.products,
+            self.settings,
+            self.worker.products,
         )
 
     def run(self, on_progress: Progress | None = None, stop: Callable[[], bool] | None = None) -> Summary:
@@ -156,6 +160,7 @@ class Batch:
     def _describe(self) -> None:
         described = {
             "model_sha256": self.worker.model_sha256,
+            **self.worker.ensemble,
             "classes": self.worker.predictor.classes.to_json(),
             "channels": list(self.worker.predictor.description.preprocessing.channels),
             "versions": versions(),
@@ -166,7 +171,7 @@ class Batch:
 
 
 def predict(
-    model: str | Path,
+    model: str | Path | Sequence[str | Path],
     inputs: Sequence[str],
     output: str | Path,
     settings: Settings | None = None,

@@ -1,8 +1,9 @@
-"""A trained model, ready for images."""
+"""A trained model, or several that answer as one, ready for images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,18 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.background import Background
+from datamodules.blocks import Activation
 from datamodules.classes import Classes
+from datamodules.decision import strongest
+from datamodules.errors import DataError
 from datamodules.geometry import Geometry
-from datamodules.image import Crop, Image
-from datamodules.open import open_image, open_mask_writer, save_mask
+from datamodules.image import Crop, Image, Window
+from datamodules.open import open_image, open_map_writer, open_mask_writer, save_mask
 from datamodules.streamed import network_view
-from datamodules.tiler import Block, Tiler
+from datamodules.tiler import Block, PatchFunction
 from models.attention_maps import recorded_attention
 from models.layers import resize
 from models.memory_format import channels_last, channels_last_weights
 from tasks.attention_pictures import AttentionOfImage
 from tasks.calibration import apply_temperature
-from tasks.model_file import Description, load_model
+from tasks.ensemble import SideBySide, check_alike, preparations
+from tasks.maps import MAPS, entropy
+from tasks.model_file import Description, ModelFileError
+from tasks.networks import load_network
+from tasks.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Prediction:
         mask: ``(*S)`` class values as they stand in mask files; ``(K, *S)`` of 0 and 1 where classes overlap.
         classes: what the values mean.
         geometry: where the mask lies; the image's own.
-        image: the image that was segmented.
+        image: the image that was segmented, or the part of it.
         probabilities: ``(K, *S)`` float32, where they were asked for.
     """
 
@@ -42,6 +51,11 @@ class Prediction:
     geometry: Geometry
     image: Image
     probabilities: np.ndarray | None = None
+
+    @property
+    def entropy(self) -> np.ndarray | None:
+        """``(*S)``: how undecided each position is, from 0 to 1, where probabilities were asked for."""
+        return None if self.probabilities is None else entropy(self.probabilities, self.classes.exclusive)
 
     def save(self, path: str | Path) -> None:
         """Write the mask in the image's geometry; the suffix chooses the format."""
@@ -52,14 +66,16 @@ class Prediction:
 
 
 class Predictor:
-    """Prepares an image as in training, runs the network in tiles, and brings the result back to its grid.
+    """Prepares an image as in training, runs the network in windows, and brings the result back to its grid.
 
     Args:
         network: a segmenter in evaluation mode.
         description: what its model file says.
         device: where to run; a GPU where there is one, when not given.
-        overlap: share by which windows overlap; the model file's when not given.
-        window_batch: windows per forward pass; by their size when not given.
+        windows: how windows are laid, where that is not as the description says.
+        others: more networks with their descriptions, of the same classes, windows and channels. Each sees the image
+            as its own description prepares it. Its probabilities are by its own temperature, and the mean of all
+            counts, window by window: one pass over the image.
     """
 
     def __init__(
@@ -67,17 +83,28 @@ class Predictor:
         network: torch.nn.Module,
         description: Description,
         device: str | None = None,
-        overlap: float | None = None,
-        window_batch: int | None = None,
+        windows: Windows | None = None,
+        others: Sequence[tuple[torch.nn.Module, Description]] = (),
     ) -> None:
         self.description = description
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        channels_last_weights(network)
-        self.network = network.to(self.device).eval()
-        tiling = dict(description.tiling)
-        if overlap is not None:
-            tiling["overlap"] = overlap
-        self.tiler = Tiler(description.patch, batch_size=window_batch, **tiling)
+        self.windows = windows or Windows()
+        self.tiler = self.windows.tiler(description)
+        members = [(network, description), *others]
+        for member, _ in members:
+            channels_last_weights(member)
+        self.networks = [member.to(self.device).eval() for member, _ in members]
+        self.preparations, self._prepared = preparations([said for _, said in members])
+        temperatures = [(said.calibration or {}).get("temperature", 1.0) for _, said in members]
+        # One network's windows are blended first, since its temperature was fitted to what is blended. Of several,
+        # one that is too sure of itself would outvote the others: theirs come before the mean.
+        self._temperatures = temperatures if others else [1.0]
+        self._temperature = 1.0 if others else temperatures[0]
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network; of several the first."""
+        return self.networks[0]
 
     @property
     def classes(self) -> Classes:
@@ -101,86 +128,155 @@ class Predictor:
             region: only this part of the image's grid, a slice per axis; as the whole image has it there.
 
         Raises:
-            DataError: the image cannot be read, or its channels are not the model's.
+            DataError: the image cannot be read, its channels are not the model's, or the region is not inside it.
         """
         opened = image if isinstance(image, Image) else open_image(image)
-        wanted = _bounds(region, opened.geometry.shape)
-        size = [w.stop - w.start for w in wanted]
-        maps = (len(self.classes),)
+        seen = opened if region is None else Crop(opened, tuple(region))
+        size, maps = seen.geometry.shape, (len(self.classes),)
         mask = np.zeros(
             size if self.classes.exclusive else (*maps, *size), dtype=self._decide(np.zeros((*maps, 1))).dtype
         )
         kept = np.zeros((*maps, *size), dtype=np.float32) if probabilities else None
-        for place, scores in self._scores(opened, progress, region):
-            inside: tuple[Any, ...] = tuple(
-                slice(p.start - w.start, p.stop - w.start) for p, w in zip(place, wanted, strict=True)
-            )
-            mask[(Ellipsis, *inside)] = self._decide(scores)
+        for place, scores in self._placed(opened, progress, region):
+            mask[(Ellipsis, *place)] = self._decide(scores)
             if kept is not None:
-                kept[(Ellipsis, *inside)] = self._calibrated(scores)
-        where = opened.geometry if region is None else opened.geometry.crop([w.start for w in wanted], size)
-        seen = opened if region is None else Crop(opened, wanted)
-        return Prediction(mask, self.classes, where, seen, kept)
+                kept[(Ellipsis, *place)] = self._calibrated(scores)
+        return Prediction(mask, self.classes, seen.geometry, seen, kept)
 
     def draw(
         self,
         image: str | Path | Sequence[str | Path] | Image,
         path: str | Path,
         progress: Callable[[float], None] | None = None,
+        *,
+        region: Sequence[slice] | None = None,
+        maps: Mapping[str, str | Path] | None = None,
+        scaled: bool = False,
     ) -> Image:
-        """Segment one image into a file, block by block: for GeoTIFF nothing is ever whole in memory.
+        """Segment one image into files, block by block: for GeoTIFF nothing is ever whole in memory.
+
+        Mask and maps are drawn from the same scores: the network sees the image once.
 
         Args:
             image: as for :meth:`predict`.
-            path: the mask; the suffix chooses the format. It appears whole or not at all.
+            path: the mask; the suffix chooses the format. It appears whole or not at all, after the maps.
             progress: called with the share done, from 0 to 1.
+            region: as for :meth:`predict`; the files are of this part, where it lies.
+            maps: name of :data:`tasks.maps.MAPS` -> its file.
+            scaled: maps as whole numbers of 8 bits with a scale, a quarter of the size.
 
         Returns:
-            The image, opened.
+            The image, opened, or the part of it.
 
         Raises:
-            DataError: the image cannot be read, its channels are not the model's, or the mask cannot be written.
+            DataError: the image cannot be read, its channels are not the model's, the region is not inside it, or a
+                file cannot be written.
         """
         opened = image if isinstance(image, Image) else open_image(image)
-        with open_mask_writer(path, opened, self.classes) as writer:
-            for place, scores in self._scores(opened, progress):
-                writer.write(place, self._decide(scores))
-        return opened
+        seen = opened if region is None else Crop(opened, tuple(region))
+        with ExitStack() as files:
+            mask = files.enter_context(open_mask_writer(path, seen, self.classes))
+            writers = [
+                (
+                    MAPS[name],
+                    files.enter_context(open_map_writer(file, seen, MAPS[name].bands(self.classes), scaled)),
+                )
+                for name, file in (maps or {}).items()
+            ]
+            for place, scores in self._placed(opened, progress, region):
+                mask.write(place, self._decide(scores))
+                if writers:
+                    calibrated = self._calibrated(scores)
+                for kind, writer in writers:
+                    writer.write(place, kind.values(calibrated, self.classes.exclusive))
+        return seen
+
+    def _placed(
+        self, image: Image, progress: Callable[[float], None] | None, region: Sequence[slice] | None
+    ) -> Iterator[Block]:
+        """The scores at places that count from the corner of the region."""
+        corner = (
+            [0] * image.geometry.ndim
+            if region is None
+            else [part.start for part in image.checked(tuple(region))]
+        )
+        for place, scores in self._scores(image, progress, region):
+            yield tuple(slice(p.start - c, p.stop - c) for p, c in zip(place, corner, strict=True)), scores
 
     def _scores(
         self, image: Image, progress: Callable[[float], None] | None, region: Sequence[slice] | None = None
     ) -> Iterator[Block]:
         """Places on the image's own grid with the scores there, ``(K, *place)``."""
-        preprocessing = self.description.preprocessing
-        function = partial(self._probabilities, present=torch.from_numpy(preprocessing.present(image)))
-        view = network_view(image, preprocessing)
-        if not preprocessing.resamples(image.geometry):
-            grid, straight = image.geometry, preprocessing.keeps_grid(image.geometry)
-            # Where the image holds nothing there is nothing to look at.
-            skip = (lambda place: not image.valid(place).any()) if image.may_lack and straight else None
-            asked = None if region is None else preprocessing.turned(_bounds(region, grid.shape), grid)
-            for place, scores in self.tiler.stream(function, view, progress, region=asked, skip=skip):
+        present = torch.from_numpy(self.description.preprocessing.present(image))
+        # On a CPU, part by part on the way into the sums, which is faster.
+        late = self.device.type == "cpu" and len(self.networks) == 1
+        function = partial(self._logits if late else self._probabilities, present=present)
+        blocks = self._blocks(
+            function, image, progress, region, partial(self._found, axis=0) if late else None
+        )
+        for place, scores in blocks:
+            yield (
+                place,
+                _settled(scores)
+                if self.windows.skip_background is not None and self.classes.exclusive
+                else scores,
+            )
+
+    def _blocks(
+        self,
+        function: PatchFunction,
+        image: Image,
+        progress: Callable[[float], None] | None = None,
+        region: Sequence[slice] | None = None,
+        activation: Activation | None = None,
+    ) -> Iterator[Block]:
+        """Places on the image's own grid with what ``function`` says of windows there, blended."""
+        preprocessing, grid = self.description.preprocessing, image.geometry
+        views = [network_view(image, way) for way in self.preparations]
+        view = views[0] if len(views) == 1 else SideBySide(views)
+        skip = self._skipped(image, views[0])
+        wanted = image.checked(None if region is None else tuple(region))
+        if not preprocessing.resamples(grid):
+            asked = None if region is None else preprocessing.turned(wanted, grid)
+            for place, scores in self.tiler.stream(
+                function, view, progress, region=asked, skip=skip, activation=activation
+            ):
                 yield preprocessing.restore_block(place, scores, grid)
             return
         # On a grid of the network's own the scores are whole, and are brought back whole.
-        scores = preprocessing.restore(self.tiler.run(function, view, progress), image.geometry)
-        place = _bounds(region, scores.shape[1:])
-        yield place, scores[(slice(None), *place)]
+        scores = preprocessing.restore(self.tiler.run(function, view, progress, skip, activation), grid)
+        yield wanted, scores[(slice(None), *wanted)]
 
-    def attention(self, image: str | Path | Sequence[str | Path] | Image) -> AttentionOfImage:
+    def _skipped(self, image: Image, view: Any) -> Callable[[Window], bool] | None:
+        """Says of which windows nothing is to be seen; None where all are looked at."""
+        preprocessing, share = self.description.preprocessing, self.windows.skip_background
+        tests: list[Callable[[Window], bool]] = []
+        if image.may_lack and preprocessing.keeps_grid(image.geometry):
+            tests.append(lambda place: not image.valid(place).any())
+        if share is not None:
+            tests.append(Background(view, share, len(preprocessing.channels)))
+        return (lambda place: any(test(place) for test in tests)) if tests else None
+
+    def attention(
+        self, image: str | Path | Sequence[str | Path] | Image, region: Sequence[slice] | None = None
+    ) -> AttentionOfImage:
         """What each attention block and gate of the network weights in one image.
 
         The windows' maps are blended as masks are. Holds a map of the image's size per block.
 
         Args:
             image: as for :meth:`predict`.
+            region: as for :meth:`predict`.
 
         Raises:
-            DataError: the image cannot be read, or its channels are not the model's.
+            DataError: the image cannot be read, its channels are not the model's, or there are several networks.
         """
+        if len(self.networks) > 1:
+            raise DataError("attention is that of one network; give one model")
         opened = image if isinstance(image, Image) else open_image(image)
-        preprocessing = self.description.preprocessing
-        present = torch.from_numpy(preprocessing.present(opened))
+        seen = opened if region is None else Crop(opened, tuple(region))
+        wanted = opened.checked(None if region is None else tuple(region))
+        present = torch.from_numpy(self.description.preprocessing.present(opened))
         names: list[str] = []
         channels: dict[str, list[torch.Tensor]] = {}
 
@@ -195,52 +291,86 @@ class Predictor:
             size = patches.shape[2:]
             return torch.cat([resize(m, size) for m in spatial.values()] or [patches[:, :0]], dim=1)
 
-        maps = self.tiler.run(look, network_view(opened, preprocessing))
+        whole = np.zeros((0, *seen.geometry.shape), np.float32)
+        for place, block in self._blocks(look, opened, None, region):
+            if len(block) != len(whole):
+                whole = np.zeros((len(block), *seen.geometry.shape), np.float32)
+            inside = (slice(p.start - w.start, p.stop - w.start) for p, w in zip(place, wanted, strict=True))
+            whole[(slice(None), *inside)] = block
         return AttentionOfImage(
             names=tuple(names),
-            maps=preprocessing.restore(maps, opened.geometry) if names else maps,
+            maps=whole,
             channels={name: torch.stack(rows).mean(0).numpy() for name, rows in channels.items()},
-            geometry=opened.geometry,
-            image=opened,
+            geometry=seen.geometry,
+            image=seen,
         )
 
-    @torch.inference_mode()
     def _probabilities(self, patches: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """``(B, C, *patch)``, the channels of all preparations -> the mean of what the networks say, ``(B, K, *patch)``."""
+        total: torch.Tensor | None = None
+        with torch.inference_mode():
+            for logits, temperature in zip(self._each(patches, present), self._temperatures, strict=True):
+                found = self._found(logits if temperature == 1 else logits / temperature, 1)
+                total = found if total is None else total + found
+            assert total is not None
+            return total if len(self.networks) == 1 else total / len(self.networks)
+
+    def _logits(self, patches: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """``(B, C, *patch)`` -> what one network says, ``(B, K, *patch)``, before it becomes probabilities."""
+        with torch.inference_mode():
+            (logits,) = self._each(patches, present)
+        return logits
+
+    def _each(self, patches: torch.Tensor, present: torch.Tensor) -> Iterator[torch.Tensor]:
         inputs = self.description.patch.inputs(present).to(self.device).expand(len(patches), -1)
         # Nothing is said where nothing is missing: masks cost time.
         told = None if present.all() else inputs
-        logits = self.network(channels_last(patches.to(self.device)), present=told).logits
-        return logits.softmax(1) if self.classes.exclusive else logits.sigmoid()
+        views = [channels_last(part) for part in patches.to(self.device).chunk(len(self.preparations), dim=1)]
+        for network, way in zip(self.networks, self._prepared, strict=True):
+            yield network(views[way], present=told).logits
+
+    def _found(self, logits: torch.Tensor, axis: int) -> torch.Tensor:
+        """Probabilities, with the classes along ``axis``."""
+        return logits.softmax(axis) if self.classes.exclusive else logits.sigmoid()
 
     def _decide(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities to values: the most probable class; of overlapping classes, each one over one half."""
         if not self.classes.exclusive:
             return (scores > 0.5).astype(np.uint8)
-        if len(scores) == 2:
-            return self.classes.to_value((scores[1] > scores[0]).view(np.uint8))
-        # max returns indices ten times faster than argmax does here.
-        return self.classes.to_value(torch.from_numpy(scores).max(0).indices.numpy())
+        return self.classes.to_value(strongest(scores))
 
     def _calibrated(self, scores: np.ndarray) -> np.ndarray:
-        # The mask is decided before: a temperature changes probabilities, never which class is drawn.
-        calibration = self.description.calibration or {}
-        return apply_temperature(scores, calibration.get("temperature", 1.0), self.classes.exclusive)
+        # The mask is decided before: one model's temperature changes probabilities, never which class is drawn.
+        return apply_temperature(scores, self._temperature, self.classes.exclusive)
 
 
-def _bounds(region: Sequence[slice] | None, shape: Sequence[int]) -> tuple[slice, ...]:
-    """A region's bounds as numbers; the whole image where none is given."""
-    return tuple(
-        slice(*s.indices(n)) for s, n in zip(region or [slice(None)] * len(shape), shape, strict=True)
-    )
+def _settled(scores: np.ndarray) -> np.ndarray:
+    """Probabilities that add up to 1: the first class where all windows were skipped."""
+    total = scores.sum(axis=0)
+    scores[0][total == 0] = 1
+    return np.divide(scores, total, out=scores, where=total > 0)
 
 
 def load(
-    path: str | Path, device: str | None = None, trust: bool = False, overlap: float | None = None
+    path: str | Path | Sequence[str | Path],
+    device: str | None = None,
+    trust: bool = False,
+    windows: Windows | None = None,
 ) -> Predictor:
     """Load a ``model.safetensors`` and return a ready predictor: ``load(path).predict("scan.nii.gz").mask``.
 
+    Args:
+        path: the file; or several, such as those of folds, whose probabilities are averaged.
+        device: as for :class:`Predictor`.
+        trust: also run the code of a model whose class is not ours.
+        windows: as for :class:`Predictor`.
+
     Raises:
-        ModelFileError: the file cannot be used.
+        ModelFileError: a file cannot be used, or several do not fit each other.
     """
-    network, description = load_model(path, trust)
-    return Predictor(network, description, device, overlap)
+    files = [path] if isinstance(path, str | Path) else list(path)
+    if not files:
+        raise ModelFileError("no model is given; give the model.safetensors that `delineate fit` wrote")
+    loaded = [load_network(file, device, trust) for file in files]
+    check_alike(files, [description for _, description in loaded], windows or Windows())
+    return Predictor(*loaded[0], device, windows, loaded[1:])

@@ -56,7 +56,17 @@ def test_what_is_done_is_not_done_again(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [Settings(overlap=0.25), Settings(allow_gaps=True), Settings(probabilities=True)]
+    "settings",
+    [
+        Settings(overlap=0.25),
+        Settings(blend="hann"),
+        Settings(mirror=(0,)),
+        Settings(rotate=True),
+        Settings(skip_background=0.1),
+        Settings(region=(slice(0, 9), slice(3, None))),
+        Settings(allow_gaps=True),
+        Settings(probabilities=True),
+    ],
 )
 def test_other_settings_or_another_model_do_it_again(model: Path, tmp_path: Path, settings: Settings) -> None:
     folder, out = make_pictures(tmp_path / "in", 1), tmp_path / "out"
@@ -67,7 +77,7 @@ def test_other_settings_or_another_model_do_it_again(model: Path, tmp_path: Path
     assert predict_many(other, [str(folder)], out, settings).of("done")
     if settings.probabilities:  # more than is asked for does no harm
         assert predict_many(other, [str(folder)], out).of("skipped")
-        (out / "p0.png.probabilities.npz").unlink()
+        (out / "p0.png.probabilities.tif").unlink()
         assert predict_many(other, [str(folder)], out).of("done")
 
 

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from scipy.special import expit, log_softmax, softmax
 from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
 
 import tasks
-from datamodules import Classes, DataError
+from datamodules import Classes, DataError, open_image
 from datamodules.classes import IGNORE
+from datamodules.geometry import Geometry
+from datamodules.open import open_map_writer
 from tasks.calibration import BINS, Reliability, apply_temperature, fit_temperature, read_probabilities
 from tasks.evaluation import evaluate
+from tasks.maps import map_path
 from tasks.model_file import ModelFileError, load_model, save_model
 from tests.small import FAST, fit
 from tests.synthetic import make_mri_dataset
@@ -191,13 +195,15 @@ def test_a_temperature_that_is_none_is_refused(run: Path, tmp_path: Path, temper
 
 def test_probabilities_beside_predictions_are_measured(tmp_path: Path) -> None:
     logits, labels = honest(4, (8, 9, 5))
-    p = softmax(2 * logits, axis=0).astype(np.float16)
+    p = softmax(2 * logits, axis=0).astype(np.float32)
     expected = Reliability()
     for case in ("a", "b", "c"):
         volume(tmp_path / "ref" / f"{case}.nii.gz", labels)
         volume(tmp_path / "pred" / f"{case}.nii.gz", p.argmax(0))
     for case in ("a", "b"):
-        np.savez_compressed(tmp_path / "pred" / f"{case}.nii.gz.probabilities.npz", probabilities=p)
+        like = open_image(tmp_path / "pred" / f"{case}.nii.gz")
+        with open_map_writer(map_path(like.path, "probabilities"), like, ["a", "b", "c"]) as writer:
+            writer.write((slice(None),) * 3, p)
         expected.add(p, labels)
     found = evaluate(tmp_path / "pred", tmp_path / "ref", tmp_path / "out")
     assert (found.exit_code, found.reliability.cases) == (0, 2)
@@ -207,35 +213,45 @@ def test_probabilities_beside_predictions_are_measured(tmp_path: Path) -> None:
     assert sum(b["positions"] for b in written["bins"]) == 2 * labels.size
     assert "Calibration" in (tmp_path / "out" / "report.html").read_text()
     # One that is damaged is named; the case keeps its scores, and the others theirs.
-    (tmp_path / "pred" / "c.nii.gz.probabilities.npz").write_bytes(b"PK\3\4 not a zip")
+    (tmp_path / "pred" / "c.nii.gz.probabilities.nii.gz").write_bytes(b"not a volume")
     found = evaluate(tmp_path / "pred", tmp_path / "ref")
     assert (len(found.pairs), found.total, found.reliability.cases) == (3, 3, 2)
-    assert "cannot be read as probabilities" in found.problems[0][1]
+    assert "probabilities.nii.gz: its content is not an image" in found.problems[0][1]
 
 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((2, 4, 4)), r"shape \(2, 4, 4\)"),
-        (np.zeros((2, 3, 3), int), "holds int64"),
+        (np.zeros((2, 4, 4)), r"2 map\(s\) of shape \(4, 4\)"),
+        (np.zeros((3, 3, 3)), r"3 map\(s\) of shape \(3, 3\)"),
         (np.full((2, 3, 3), np.nan), "no probabilities"),
         (np.full((2, 3, 3), 2.0), "no probabilities"),
-        (np.array([{"a": 1}], dtype=object), r"shape \(1,\)"),
     ],
 )
 def test_what_are_no_probabilities_is_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
-    file = tmp_path / "p.npz"
-    np.savez(file, probabilities=array)
+    file = tmp_path / "p.tif"
+    tifffile.imwrite(file, array.astype(np.float32), photometric="minisblack", planarconfig="separate")
     with pytest.raises(DataError, match=message):
-        read_probabilities(file, Classes(["a", "b"]), (3, 3))
+        read_probabilities(file, Classes(["a", "b"]), Geometry.identity((3, 3)))
 
 
-def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "p.npz"
-    np.savez(file, other=np.zeros(3))
-    with pytest.raises(DataError, match="predict again"):
-        read_probabilities(file, Classes(["a", "b"]), (3, 3))
-    np.savez_compressed(file, probabilities=np.full((2, 30, 30), 0.5))
-    file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(DataError, match="predict again"):
-        read_probabilities(file, Classes(["a", "b"]), (30, 30))
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 4, 5])
+def test_probabilities_of_a_scene_come_back(tmp_path: Path, classes: int, scaled: bool) -> None:
+    """As float32 or by their scale, with as many bands as there are classes; 0 where the scene holds nothing."""
+    rasterio = pytest.importorskip("rasterio")
+    scene = np.random.default_rng(0).integers(1, 255, (1, 40, 30), dtype=np.uint8)
+    scene[:, :10] = 0
+    profile = {"driver": "GTiff", "width": 30, "height": 40, "count": 1, "dtype": "uint8", "nodata": 0}
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5300000)}
+    with rasterio.open(tmp_path / "scene.tif", "w", **profile, **place) as file:
+        file.write(scene)
+    image = open_image(tmp_path / "scene.tif")
+    p = softmax(np.random.default_rng(1).normal(0, 2, (classes, 40, 30)), axis=0).astype(np.float32)
+    names = [f"class {n}" for n in range(classes)]
+    with open_map_writer(tmp_path / "p.tif", image, names, scaled) as writer:
+        writer.write((slice(0, 40), slice(0, 30)), p)
+    found = read_probabilities(tmp_path / "p.tif", Classes(names), image.geometry)
+    assert (found[:, :10] == 0).all()
+    np.testing.assert_allclose(found[:, 10:], p[:, 10:], atol=1 / 500 if scaled else 0)
+    assert open_image(tmp_path / "p.tif").channels == tuple(names)

@@ -22,6 +22,7 @@ from tasks.callbacks import _validation_scores
 from tasks.model_file import Description
 from tasks.predictor import Predictor
 from tasks.segmentation import SegmentationTask
+from tasks.windows import Windows
 from tests.synthetic import blob_image, blob_labels
 
 # What was said with each call of the network, None where nothing was.
@@ -130,7 +131,7 @@ def test_calibration_tells(data: Folder) -> None:
 def test_prediction_tells(data: Folder, folder: Path) -> None:
     task, said = listening(data)
     predictor = Predictor(
-        task.network, Description(data.preprocessing, data.patch, data.classes), window_batch=8
+        task.network, Description(data.preprocessing, data.patch, data.classes), windows=Windows(batch=8)
     )
     predictor.predict(open_image({"T1": folder / "images" / "c0_T1.png"}))
     predictor.predict(open_image({name: folder / "images" / f"c1_{name}.png" for name in ("T1", "FLAIR")}))

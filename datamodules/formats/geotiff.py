@@ -190,6 +190,8 @@ class GeoTiffWriter(FormatWriter):
             "dtype": content.dtype.name, "nodata": content.nodata, "tiled": True, "blockxsize": _BLOCK,
             "blockysize": _BLOCK, "interleave": "band", "compress": "deflate", "zlevel": 1,
             "predictor": 3 if real else 1, "bigtiff": "IF_SAFER",
+            # Else three maps of bytes would be colours, and the fourth their transparency.
+            "photometric": "minisblack", "alpha": "unspecified",
         }  # fmt: skip
         transform, crs = placement(like)
         with self._guarded() as rio:

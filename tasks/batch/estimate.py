@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from datamodules.open import open_image
 from datamodules.tiler import MEMORY
 from tasks.batch.jobs import Job
 from tasks.batch.records import Records
+from tasks.batch.settings import Settings
+from tasks.maps import MAPS
 from tasks.predictor import Predictor
 
 # Windows are timed until this many seconds have passed, in at least two batches after the first one.
@@ -47,7 +49,7 @@ class Estimate:
 
     Attributes:
         costs: of each image, in the order in which they are done.
-        window_seconds: what a window takes in the network.
+        window_seconds: what a window takes in the network; in all of them, and in all views, where there are several.
         base: bytes that are taken whatever the image is: libraries, network, a batch of windows.
     """
 
@@ -71,7 +73,11 @@ class Estimate:
 
 
 def estimate(
-    predictor: Predictor, jobs: Sequence[Job], records: Records | None, allow_gaps: bool, whole_maps: bool
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    records: Records | None,
+    settings: Settings,
+    products: Collection[str],
 ) -> Estimate:
     """Time a window, and look at the head of every image.
 
@@ -79,31 +85,31 @@ def estimate(
         predictor: with the tiling that will be used.
         jobs: what is to be done.
         records: what is done; None where that does not matter.
-        allow_gaps: as for prediction.
-        whole_maps: whether the probabilities of an image are held whole.
+        settings: those of the batch.
+        products: names of what is made besides masks.
     """
-    costs = tuple(_cost(predictor, job, records, allow_gaps, whole_maps) for job in jobs)
+    costs = tuple(_cost(predictor, job, records, settings, products) for job in jobs)
     seconds = window_seconds(predictor) if any(cost.windows for cost in costs) else 0.0
     return Estimate(costs, seconds, _taken())
 
 
 def window_seconds(predictor: Predictor) -> float:
-    """What the network needs for one window, as part of a batch; the first batch, which warms up, is left out."""
+    """What the networks need for one window, as part of a batch; the first batch, which warms up, is left out."""
     tiler, patch = predictor.tiler, predictor.tiler.patch
     channels = len(predictor.description.preprocessing.outputs)
-    window = torch.zeros(tiler.batch_size, patch.channels(channels), *(patch.size[a] for a in patch.axes))
-    flips = 2 ** len(tiler.mirror)
+    views = patch.channels(channels) * len(predictor.preparations)
+    window = torch.zeros(tiler.batch_size, views, *patch.squeezed)
     present = torch.ones(channels, dtype=torch.bool)
     taken: list[float] = []
     while len(taken) < 3 or (sum(taken) < _TIMING and len(taken) < 50):
         start = time.perf_counter()
         predictor._probabilities(window, present).cpu()  # to the CPU, so that a GPU has ended
         taken.append(time.perf_counter() - start)
-    return float(np.median(taken[1:])) * flips / tiler.batch_size
+    return float(np.median(taken[1:])) * len(tiler.symmetries) / tiler.batch_size
 
 
 def _cost(
-    predictor: Predictor, job: Job, records: Records | None, allow_gaps: bool, whole_maps: bool
+    predictor: Predictor, job: Job, records: Records | None, settings: Settings, products: Collection[str]
 ) -> Cost:
     if job.problem:
         return Cost(job.name, 0, note="cannot be done")
@@ -113,26 +119,52 @@ def _cost(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when it is its turn
-            image = open_image(job.item.source, allow_gaps=allow_gaps)
+            image = open_image(job.item.source, allow_gaps=settings.allow_gaps)
             preprocessing.present(image)
             shape = preprocessing.grid(image.geometry).shape
-            windows = math.prod(map(len, predictor.tiler.starts_by_axis(shape)))
-            return Cost(job.name, windows, _memory(predictor, image, shape, whole_maps))
+            asked = image.checked(settings.region)
+            seen = tuple(slice(0, n) for n in shape)
+            if not preprocessing.resamples(image.geometry):
+                seen = preprocessing.turned(asked, image.geometry)
+            windows = math.prod(map(len, predictor.tiler.starts_touching(shape, seen)))
+            drawn = math.prod(part.stop - part.start for part in asked)
+            return Cost(job.name, windows, _memory(predictor, image, shape, drawn, settings, products))
     except Exception:  # said when it is its turn
         return Cost(job.name, 0, note="cannot be read")
 
 
-def _memory(predictor: Predictor, image: Image, shape: Sequence[int], whole_maps: bool) -> int:
-    """Bytes of arrays while an image is predicted; docs/predict.md says the same in words."""
+def _memory(
+    predictor: Predictor,
+    image: Image,
+    shape: Sequence[int],
+    drawn: int,
+    settings: Settings,
+    products: Collection[str],
+) -> int:
+    """Bytes of arrays while an image is predicted; docs/predict.md says the same in words.
+
+    Args:
+        predictor: with its preparations of an image.
+        image: opened, not read.
+        shape: of the network's grid.
+        drawn: positions of the mask.
+        settings: those of the batch.
+        products: what is made besides the mask.
+    """
     preprocessing = predictor.description.preprocessing
     own, seen, maps = math.prod(image.geometry.shape), math.prod(shape), len(predictor.classes)
     if preprocessing.resamples(image.geometry):
         total = 4 * maps * (own + seen)  # scores on both grids
     else:
-        total = min(MEMORY, 4 * maps * own) + (4 * maps * own if whole_maps else 0)
+        total = min(MEMORY, 4 * maps * drawn)
     if not (image.streams and preprocessing.keeps_grid(image.geometry)):
-        total += len(image.channels) * own * image.dtype.itemsize + 4 * len(preprocessing.outputs) * seen
-    total += min(HELD_BYTES, own if predictor.classes.exclusive else own * maps)  # the mask
+        prepared = 4 * len(preprocessing.outputs) * seen * len(predictor.preparations)
+        total += len(image.channels) * own * image.dtype.itemsize + prepared
+    # Files that take no blocks are held while they are made, or wait on disk.
+    total += min(HELD_BYTES, drawn if predictor.classes.exclusive else drawn * maps)
+    if "transform" not in image.meta:
+        bands = sum(len(MAPS[name].bands(predictor.classes)) for name in products if name in MAPS)
+        total += min(HELD_BYTES, (1 if settings.scaled else 4) * bands * drawn)
     return total
 
 

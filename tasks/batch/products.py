@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from datamodules.atomic import atomic_path
 from datamodules.errors import DataError
-from datamodules.image import Image
+from datamodules.image import Crop, Image
 from datamodules.open import open_image
+from tasks.maps import MAPS, map_path
 from tasks.pairs import ATTENTION_PICTURE, PREVIEW_PICTURE, SEGMENTATION
-from tasks.predictor import Prediction, Predictor
+from tasks.predictor import Predictor
 from tasks.products.dicom_seg import write_dicom_seg
 from tasks.products.polygons import write_polygons
 from tasks.products.preview import write_preview
@@ -35,6 +33,7 @@ class Drawn:
         input_sha256: hash of the image, as ``status.csv`` has it.
         settings: how it was drawn, plain data.
         others: the other products that were written so far.
+        region: only this part of the image, a slice per axis; all of it when None.
     """
 
     mask: Path
@@ -44,24 +43,35 @@ class Drawn:
     input_sha256: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     others: tuple[Path, ...] = ()
+    region: tuple[slice, ...] | None = None
+
+    @property
+    def seen(self) -> Image:
+        """The image, or the part of it that the mask is of."""
+        return self.image if self.region is None else Crop(self.image, self.region)
 
     def beside(self, suffix: str) -> Path:
         """The mask's name with a suffix behind it."""
         return self.mask.with_name(self.mask.name + suffix)
 
 
-def draw(drawn: Drawn, probabilities: bool, progress: Callable[[float], None] | None) -> list[Path]:
-    """Write the mask, and the probabilities where they are asked for.
+def draw(
+    drawn: Drawn, wanted: Mapping[str, Mapping[str, Any]], progress: Callable[[float], None] | None
+) -> list[Path]:
+    """Write the mask, and in the same pass the maps that are asked for.
+
+    Args:
+        drawn: what is to be drawn.
+        wanted: all products, name -> options; those that are no maps are passed over.
+        progress: called with the share done, from 0 to 1.
 
     Returns:
-        Every file that was written.
+        Every file that was written, the mask first.
     """
-    if not probabilities:
-        drawn.predictor.draw(drawn.image, drawn.mask, progress)
-        return [drawn.mask]
-    prediction = drawn.predictor.predict(drawn.image, True, progress)
-    prediction.save(drawn.mask)
-    return [drawn.mask, _save_probabilities(drawn, prediction)]
+    maps = {name: map_path(drawn.mask, name) for name in wanted if name in MAPS}
+    scaled = any(wanted[name].get("scaled", False) for name in maps)
+    drawn.predictor.draw(drawn.image, drawn.mask, progress, region=drawn.region, maps=maps, scaled=scaled)
+    return [drawn.mask, *maps.values()]
 
 
 def write(name: str, drawn: Drawn, options: Mapping[str, Any]) -> list[Path]:
@@ -81,20 +91,12 @@ def write(name: str, drawn: Drawn, options: Mapping[str, Any]) -> list[Path]:
     return PRODUCTS[name](drawn, dict(options))
 
 
-def _save_probabilities(drawn: Drawn, prediction: Prediction) -> Path:
-    assert prediction.probabilities is not None
-    file = drawn.beside(".probabilities.npz")
-    with atomic_path(file) as temporary:
-        np.savez_compressed(temporary, probabilities=prediction.probabilities.astype(np.float16))
-    return file
-
-
-def _probabilities(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
-    return []  # written together with the mask, from the same scores
+def _with_the_mask(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
+    return []  # maps are written together with the mask, from the same scores
 
 
 def _attention(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
-    looked = drawn.predictor.attention(drawn.image)
+    looked = drawn.predictor.attention(drawn.image, drawn.region)
     files = [drawn.beside(".attention.npz"), drawn.beside(ATTENTION_PICTURE)]
     looked.save(files[0])
     mask = open_image(drawn.mask).read()
@@ -104,26 +106,26 @@ def _attention(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
 
 def _polygons(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
     file = drawn.beside(f".{options.pop('format')}")
-    write_polygons(drawn.mask, drawn.predictor.classes, file, drawn.image, **options)
+    write_polygons(drawn.mask, drawn.predictor.classes, file, drawn.seen, **options)
     return [file]
 
 
 def _table(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
     file = drawn.beside(".table.csv")
-    write_table(drawn.mask, drawn.predictor.classes, file, drawn.image, **options)
+    write_table(drawn.mask, drawn.predictor.classes, file, drawn.seen, **options)
     return [file]
 
 
 def _preview(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
     file = drawn.beside(PREVIEW_PICTURE)
-    write_preview(drawn.mask, drawn.image, drawn.predictor.classes, file)
+    write_preview(drawn.mask, drawn.seen, drawn.predictor.classes, file)
     return [file]
 
 
 def _dicom_seg(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
     file = drawn.beside(SEGMENTATION)
     write_dicom_seg(
-        drawn.mask, drawn.image, drawn.predictor.classes, file, model_sha256=drawn.model_sha256, **options
+        drawn.mask, drawn.seen, drawn.predictor.classes, file, model_sha256=drawn.model_sha256, **options
     )
     return [file]
 
@@ -133,7 +135,7 @@ def _sidecar(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
     write_sidecar(
         file,
         drawn.mask,
-        drawn.image.geometry,
+        drawn.seen.geometry,
         drawn.predictor.classes,
         model_sha256=drawn.model_sha256,
         input_sha256=drawn.input_sha256,
@@ -145,7 +147,7 @@ def _sidecar(drawn: Drawn, options: dict[str, Any]) -> list[Path]:
 
 # In the order in which they are written: the sidecar names the others.
 PRODUCTS: dict[str, Callable[[Drawn, dict[str, Any]], list[Path]]] = {
-    "probabilities": _probabilities,
+    **dict.fromkeys(MAPS, _with_the_mask),
     "attention": _attention,
     "polygons": _polygons,
     "table": _table,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from datamodules.errors import DataError
 from tasks.batch.engines import ENGINES
+from tasks.windows import Windows
 
 LAYOUTS = ("mirror", "bids")
 
@@ -43,8 +45,16 @@ class Settings:
 
     Attributes:
         device: e.g. ``cuda``; a GPU where there is one, when not given.
-        overlap: share by which windows overlap; the model file's when not given.
+        overlap: as for :class:`~tasks.windows.Windows`, and so the next five; the model file's when not given.
+        blend: see there.
+        mirror: see there.
+        rotate: see there.
+        window_batch: see there (``batch``).
+        skip_background: see there.
+        region: only this part of each image, a slice per axis; masks are of it, where it lies. See :func:`parse_region`.
         probabilities: also write the probabilities.
+        entropy: also write how undecided each position is.
+        scaled: write these maps as whole numbers of 8 bits with a scale, a quarter of the size; not beside pictures.
         attention: also write what each attention block weights.
         allow_gaps: take the slices of a DICOM series as equally far apart where they are not.
         trust: load a model whose class is not ours.
@@ -59,7 +69,15 @@ class Settings:
 
     device: str | None = None
     overlap: float | None = None
+    blend: str | None = None
+    mirror: Sequence[int] | Literal["all"] | None = None
+    rotate: bool | None = None
+    window_batch: int | None = None
+    skip_background: float | None = None
+    region: tuple[slice, ...] | None = None
     probabilities: bool = False
+    entropy: bool = False
+    scaled: bool = False
     attention: bool = False
     allow_gaps: bool = False
     trust: bool = False
@@ -80,3 +98,42 @@ class Settings:
             raise DataError("workers and address are for --engine ray; add it, or leave them out")
         if self.workers is not None and self.workers < 1:
             raise DataError(f"workers must be 1 or more, got {self.workers}")
+
+    @property
+    def windows(self) -> Windows:
+        """How windows are laid."""
+        return Windows(
+            self.overlap, self.blend, self.mirror, self.rotate, self.window_batch, self.skip_background
+        )
+
+    @property
+    def maps(self) -> dict[str, dict[str, Any]]:
+        """The maps that are drawn with the mask: name -> options."""
+        options = {"scaled": True} if self.scaled else {}
+        asked = {"probabilities": self.probabilities, "entropy": self.entropy}
+        return {name: dict(options) for name, wanted in asked.items() if wanted}
+
+
+def parse_region(text: str) -> tuple[slice, ...]:
+    """Read ``first:end,first:end``, rows before columns, end not included; nothing before or behind ``:`` is the edge.
+
+    Raises:
+        DataError: not of that form, or empty.
+    """
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d*):(\d*)", part.strip())
+        start, stop = (int(n) if n else None for n in match.groups()) if match else (0, 0)
+        if stop is not None and (start or 0) >= stop:
+            raise DataError(
+                f"region {text!r} is not usable; write first:end per axis, such as 0:512,1024:1536 (rows, columns)"
+            )
+        found.append(slice(start, stop))
+    return tuple(found)
+
+
+def region_text(region: Sequence[slice]) -> str:
+    """The inverse of :func:`parse_region`."""
+    return ",".join(
+        f"{'' if r.start is None else r.start}:{'' if r.stop is None else r.stop}" for r in region
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tasks.batch.jobs import Job
 from tasks.batch.reasons import reason
 from tasks.batch.records import Records, printable
 from tasks.batch.runners import Runner
-from tasks.batch.settings import Settings
+from tasks.batch.settings import Settings, region_text
 from tasks.batch.status import Status
 from tasks.model_file import versions
 from tasks.predictor import load
@@ -28,7 +28,7 @@ class Worker:
     """Draws masks into a folder. Every engine has one in each of its processes, so all do the same.
 
     Args:
-        model: a ``model.safetensors``.
+        model: a ``model.safetensors``, or several whose probabilities are averaged.
         folder: where masks go.
         settings: how.
 
@@ -37,25 +37,45 @@ class Worker:
         DataError: the settings do not fit the model.
     """
 
-    def __init__(self, model: str | Path, folder: Path, settings: Settings) -> None:
-        self.model = Path(model)
+    def __init__(self, model: str | Path | Sequence[str | Path], folder: Path, settings: Settings) -> None:
+        self.model = model
+        self.models = [Path(model)] if isinstance(model, str | Path) else [Path(file) for file in model]
         self.folder = folder
         self.settings = settings
-        self.predictor = load(model, settings.device, settings.trust, settings.overlap)
+        self.predictor = load(self.models, settings.device, settings.trust, settings.windows)
         wanted = {
-            **({"probabilities": {}} if settings.probabilities else {}),
+            **settings.maps,
             **({"attention": {}} if settings.attention else {}),
             **settings.products,
         }
         self.products = products.checked(wanted, len(self.predictor.description.patch.size))
+        if "attention" in self.products and len(self.models) > 1:
+            raise DataError("attention is that of one network; give one model, or leave --attention out")
+        axes = len(self.predictor.description.patch.size)
+        if settings.region is not None and len(settings.region) != axes:
+            raise DataError(
+                f"region {region_text(settings.region)} has {len(settings.region)} part(s), and the images of this "
+                f"model have {axes} axes; give first:end for each"
+            )
         if settings.layout == "bids":
             bids.check_classes(self.predictor.classes)
-        self.model_sha256 = sha256(self.model)
-        tiler = self.predictor.tiler
+        hashes = [sha256(file) for file in self.models]
+        self.model_sha256 = sha256_of(hashes)
+        # Of several models the one hash says nothing by itself.
+        self.ensemble = {"ensemble": sorted(hashes)} if len(hashes) > 1 else {}
+        tiler, windows = self.predictor.tiler, self.predictor.windows
         # Not the device, and not the engine: a run may go on on another machine.
         self._how = {
-            "tiling": {"overlap": tiler.overlap, "blend": tiler.blend, "mirror": tiler.mirror},
+            "tiling": {
+                "overlap": tiler.overlap,
+                "blend": tiler.blend,
+                "mirror": tiler.mirror,
+                "rotate": tiler.rotate,
+                "skip_background": windows.skip_background,
+            },
+            "region": None if settings.region is None else region_text(settings.region),
             "allow_gaps": settings.allow_gaps,
+            **self.ensemble,
         }
         made_by = {"version": versions().get("delineate", ""), "model": self.model_sha256, **self._how}
         self.records = Records(folder, made_by, self.products)
@@ -87,10 +107,18 @@ class Worker:
             return
         mask = self.folder / job.target
         told = None if on_progress is None else lambda share: on_progress(job.name, share)
-        drawn = products.Drawn(mask, image, self.predictor, self.model_sha256, work.digest, self._how)
+        drawn = products.Drawn(
+            mask,
+            image,
+            self.predictor,
+            self.model_sha256,
+            work.digest,
+            self._how,
+            region=self.settings.region,
+        )
         earlier = _number(mask)
         try:
-            files = products.draw(drawn, "probabilities" in self.products, told)
+            files = products.draw(drawn, self.products, told)
         except Exception:
             work.written = _number(mask) not in (None, earlier)  # then it is something else that failed
             raise
