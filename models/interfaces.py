@@ -20,10 +20,12 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from models.base_weights import Base
 from models.errors import ModelError
 from models.presets import read_preset
 
@@ -151,7 +153,7 @@ class Prompts:
 
     Attributes:
         points: ``(B, P, ndim)`` array-index coordinates.
-        labels: ``(B, P)``, 1 for inside and 0 for outside.
+        labels: ``(B, P)``, 1 for inside, 0 for outside, -1 for no point (rows of different length).
         boxes: ``(B, Q, 2 * ndim)``, lower then upper corner, array-index coordinates.
         mask: ``(B, 1, *S)`` logits of an earlier round.
         support: image ``(B, M, C, *S)`` and mask ``(B, M, *S)`` examples: few-shot is prompting by example.
@@ -210,6 +212,7 @@ class Segmenter(nn.Module, ABC):
         in_channels: channels of its images.
         num_classes: K, the number of logits per position.
         arguments: what the constructor was called with.
+        base: the weight file it began with, whose tensors stay out of its model file; None where it keeps its own.
         ndims: numbers of spatial axes this class can be built for.
     """
 
@@ -218,6 +221,7 @@ class Segmenter(nn.Module, ABC):
     in_channels: int
     num_classes: int
     arguments: dict[str, Any]
+    base: Base | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -228,6 +232,15 @@ class Segmenter(nn.Module, ABC):
     def preset(cls, name: str, **overrides: Any) -> Segmenter:
         """Build a named configuration (``tiny``, ``paper``); ``overrides`` win over its numbers."""
         return cls(**(read_preset(cls.__name__, name) | overrides))
+
+    def base_tensors(self, file: Path) -> dict[str, Tensor]:
+        """The tensors that this network takes from the weight file ``file`` as they are, by its own names. A class
+        that sets :attr:`base` defines it; it must also work where the network has no memory (the meta device).
+
+        Raises:
+            ValueError: the file cannot be used.
+        """
+        raise ModelError(f"{type(self).__name__} takes no tensors from a file of base weights")
 
     @abstractmethod
     def encode(self, image: Tensor) -> list[Tensor]:
