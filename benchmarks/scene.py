@@ -1,10 +1,13 @@
-"""A whole scene from file to file: our engine, monai's sliding window, and the bare network, in turns in one run.
+"""A whole scene from file to file: our engine, other libraries' loops, and the bare network, in turns in one run.
 
-    python -m benchmarks.scene [--side 2048] [--classes 2] [--rounds 5]
+    python -m benchmarks.scene [--side 2048] [--classes 2] [--rounds 5] [--only ours,monai] [--null]
 
-The same network, windows (512), overlap (a quarter), Gaussian blend and class decision. Printed, as medians over
-rounds: wall time; wall time over that of the bare network on the same windows; time outside of the network; and
-how much the peak of memory lies above the level before the run (each method in a process of its own).
+The same network and weights (a U-Net on a ResNet-18), windows (512) and overlap (a quarter), float32; Gaussian blend
+where a library has one; the class decision is included. Reference is the bare network: one forward pass, channels
+last, for each window that is needed. Printed, as medians over rounds: wall time; wall time over that of the bare
+network in the same round; time of all cores; time outside of the network, and of it for the class decision where that is
+a step of its own; by how much memory at its peak lies above the loaded model (each method in a process of its own);
+and the share of pixels whose class is ours. What is not installed is named.
 """
 
 from __future__ import annotations
@@ -15,168 +18,173 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.measure import Clock, Stopwatch, in_turns, machine, paired, peak_above
+from benchmarks.peers import PEERS, installed, peer
+from benchmarks.peers.job import Job
+from benchmarks.speed_table import keep, table
+from benchmarks.synthetic_scene import scene, scene_network
 from datamodules import Classes, open_image
 from datamodules.patch import Patch
 from datamodules.preprocessing import Preprocessing
 from datamodules.tiler import Tiler
-from models import EncoderDecoder
-from models.memory_format import channels_last, channels_last_weights
+from models.memory_format import channels_last
 from tasks.model_file import Description
 from tasks.predictor import Predictor
 
 WINDOW, OVERLAP = 512, 0.25
+# Peers whose windows or blends differ decide otherwise near borders of classes; fewer equal pixels are a mistake here.
+LEAST_EQUAL = 0.97
 
 
-def scene(folder: Path, side: int) -> Path:
-    """A tiled RGB GeoTIFF."""
-    import rasterio
-
-    path = folder / f"scene_{side}.tif"
-    profile = {
-        "driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "tiled": True,
-        "blockxsize": 512, "blockysize": 512, "crs": "EPSG:32633", "photometric": "RGB", "compress": "deflate",
-        "transform": rasterio.Affine(0.5, 0, 500000, 0, -0.5, 5300000),
-    }  # fmt: skip
-    tile = np.random.default_rng(0).integers(0, 255, (3, 512, 512), dtype=np.uint8)
-    with rasterio.open(path, "w", **profile) as file:
-        for row in range(0, side, 512):
-            for column in range(0, side, 512):
-                height, width = min(512, side - row), min(512, side - column)
-                window = rasterio.windows.Window(column, row, width, height)
-                file.write(tile[:, :height, :width], window=window)
-    return path
-
-
-class Stopwatch(torch.nn.Module):
-    """A network that adds up the time it takes."""
+class Logits(torch.nn.Module):
+    """What peers want: image -> logits."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.seconds = 0.0
 
-    def forward(self, *arguments: object, **named: object) -> object:
-        """The network's answer."""
-        start = time.perf_counter()
-        answer = self.network(*arguments, **named)
-        self.seconds += time.perf_counter() - start
-        return answer
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """``(B, 3, h, w)`` -> ``(B, K, h, w)``."""
+        return self.network(image).logits
 
 
-def methods(path: Path, classes: int, null: bool) -> tuple[Stopwatch, dict[str, Callable[[Path], None]]]:
-    """Name -> what draws the mask of the scene into a folder."""
-    torch.manual_seed(0)
-    network: torch.nn.Module
-    if null:
-        network = EncoderDecoder(3, classes, 2, encoder={"name": "plain", "widths": [2, 2], "blocks": 1})
-    else:
-        encoder = {"name": "timm", "backbone": "resnet18"}
-        network = EncoderDecoder(3, classes, 2, encoder=encoder, decoder={"name": "unet", "norm": "batch"})
-    channels_last_weights(network)
-    watched = Stopwatch(network.eval())
-    names = Classes(["background", *(f"class {i}" for i in range(1, classes))])
-    preprocessing = Preprocessing(channels=("red", "green", "blue"), normalization="range")
+def methods(
+    path: Path, folder: Path, classes: int, null: bool, names: list[str]
+) -> tuple[dict[str, Callable[[], None]], Stopwatch, Clock]:
+    """Name -> what draws the mask of the scene as ``folder/NAME.tif``; and the clocks that run meanwhile."""
+    network = Stopwatch(scene_network(classes, null))
+    decision = Clock()
     description = Description(
-        preprocessing, Patch((WINDOW, WINDOW)), names, {"overlap": OVERLAP, "blend": "gaussian"}, {}, {}
+        Preprocessing(channels=("red", "green", "blue"), normalization="range"),
+        Patch((WINDOW, WINDOW)),
+        Classes(["background", *(f"class {i}" for i in range(1, classes))]),
+        {"overlap": OVERLAP, "blend": "gaussian"},
+        {},
+        {},
     )
-    predictor = Predictor(watched, description, device="cpu")
+    predictor = Predictor(network, description, device="cpu")
 
-    def ours(out: Path) -> None:
-        predictor.draw(path, out / "ours.tif")
-
-    @torch.inference_mode()
-    def peer(out: Path) -> None:
-        import rasterio
-        from monai.inferers import SlidingWindowInferer
-
-        with rasterio.open(path) as file:
-            image = torch.from_numpy(file.read().astype(np.float32) / 255)[None]
-            profile = file.profile | {"count": 1, "photometric": None}
-        inferer = SlidingWindowInferer((WINDOW, WINDOW), 4, OVERLAP, mode="gaussian")
-        scores = inferer(image, lambda x: watched(x).logits.softmax(1))  # type: ignore[attr-defined]
-        with rasterio.open(
-            out / "monai.tif", "w", **{k: v for k, v in profile.items() if v is not None}
-        ) as file:
-            file.write(scores.argmax(1).numpy().astype(np.uint8))
+    def ours() -> None:
+        predictor.draw(path, folder / "ours.tif")
 
     @torch.inference_mode()
-    def bare(out: Path) -> None:
-        side = open_image(path).geometry.shape[0]
-        windows = len(Tiler(Patch((WINDOW, WINDOW)), OVERLAP).starts((side, side)))
+    def bare() -> None:
+        windows = Tiler(Patch((WINDOW, WINDOW)), OVERLAP).starts(open_image(path).geometry.shape)
         patch = channels_last(torch.rand(1, 3, WINDOW, WINDOW))
-        for _ in range(windows):
-            watched(patch)
+        for _ in windows:
+            network(patch)
 
-    return watched, {"bare": bare, "ours": ours, "monai": peer}
+    runs: dict[str, Callable[[], None]] = {"bare": bare, "ours": ours}
+    for name in set(names) & set(PEERS):
+        job = Job(Logits(network), path, folder / f"{name}.tif", classes, WINDOW, OVERLAP, decision)
+        runs[name] = partial(peer(name).run, job)
+    return {name: runs[name] for name in names}, network, decision
 
 
-def memory(method: str, side: int, classes: int, null: bool) -> float:
-    """MiB that the peak lies above the level before the run, after a first small scene; in this process."""
+def equal_share(one: Path, other: Path) -> float:
+    """Share of pixels that two masks agree on."""
+    import rasterio
 
-    def kib(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(field)).split()[1])
+    with rasterio.open(one) as a, rasterio.open(other) as b:
+        return float(
+            np.mean([np.mean(a.read(1, window=w) == b.read(1, window=w)) for _, w in a.block_windows(1)])
+        )
 
-    with tempfile.TemporaryDirectory() as folder:
-        small, large = scene(Path(folder), 1024), scene(Path(folder), side)
-        methods(small, classes, null)[1][method](Path(folder))
-        _, runs = methods(large, classes, null)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = kib("VmRSS:")
-        runs[method](Path(folder))
-        return (kib("VmHWM:") - before) / 1024
+
+def memory(name: str, side: int, classes: int, null: bool) -> float:
+    """MiB at the peak of one method above the loaded model, after a first small scene; in this process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        small, large = scene(folder, 1024), scene(folder, side)
+        methods(small, folder, classes, null, [name])[0][name]()
+        runs, _, _ = methods(large, folder, classes, null, [name])
+        return peak_above(runs[name])
+
+
+def memory_apart(name: str, args: argparse.Namespace) -> float:
+    """The same, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scene", "--memory-of", name, "--side", str(args.side)]
+    command += ["--classes", str(args.classes), *(["--null"] if args.null else [])]
+    return float(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+    )
+
+
+def measure(args: argparse.Namespace, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Name -> its figures; raw seconds per round, medians, memory, agreement."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        runs, network, decision = methods(
+            scene(folder, args.side), folder, args.classes, args.null, ["bare", *names]
+        )
+        found: dict[str, dict[str, Any]] = {}
+        for name, times in in_turns(runs, args.rounds, network, decision).items() if args.rounds else ():
+            found[name] = {
+                key: [round(s, 3) for s in getattr(times, key)] for key in ("wall", "cpu", "network")
+            }
+            found[name]["outside"] = round(statistics.median(times.outside), 3)
+            if any(times.decision):
+                found[name]["decision"] = round(statistics.median(times.decision), 3)
+        for name, figures in found.items():
+            figures["over bare"] = round(paired(figures["wall"], found["bare"]["wall"]), 3)
+            if name not in ("bare", "ours") and "ours" in found:
+                figures["equal"] = round(equal_share(folder / f"{name}.tif", folder / "ours.tif"), 4)
+    for name in names:
+        if not args.no_memory:
+            found.setdefault(name, {})["peak"] = round(memory_apart(name, args))
+        if name in PEERS:
+            found[name] |= {"version": installed(name), "how": peer(name).ABOUT}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--classes", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0: only memory")
     parser.add_argument("--null", action="store_true", help="a network that does next to nothing")
+    parser.add_argument("--no-memory", action="store_true", help="only time")
+    parser.add_argument("--only", help=f"of: ours,{','.join(PEERS)}")
+    parser.add_argument(
+        "--json", type=Path, help="put the figures into this file, beside those of other settings"
+    )
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
         print(json.dumps(memory(args.memory_of, args.side, args.classes, args.null)))
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        watched, runs = methods(scene(folder, args.side), args.classes, args.null)
-        walls: dict[str, list[float]] = {name: [] for name in runs}
-        outside: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(args.rounds + 1):
-            for name, run in runs.items():
-                watched.seconds, start = 0.0, time.perf_counter()
-                run(folder)
-                wall = time.perf_counter() - start
-                walls[name].append(wall)
-                outside[name].append(wall - watched.seconds)
-    print(
-        f"scene {args.side} x {args.side}, {args.classes} classes, windows {WINDOW}, overlap {OVERLAP}, {args.rounds} rounds"
-    )
-    for name in runs:
-        ratios = [a / b for a, b in zip(walls[name][1:], walls["bare"][1:], strict=True)]
-        line = f"{name:6} wall {statistics.median(walls[name][1:]):7.2f} s, {statistics.median(ratios):.2f} x bare, "
-        line += f"outside the network {statistics.median(outside[name][1:]):.2f} s"
-        if name != "bare":
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.scene",
-                "--memory-of",
-                name,
-                "--side",
-                str(args.side),
-            ]
-            command += ["--classes", str(args.classes), *(["--null"] if args.null else [])]
-            line += f", {float(subprocess.run(command, check=True, capture_output=True, text=True).stdout):.0f} MiB"
-        print(line, flush=True)
+    asked = args.only.split(",") if args.only else ["ours", *PEERS]
+    if unknown := set(asked) - {"ours", *PEERS}:
+        parser.error(f"--only {','.join(sorted(unknown))}: choose from ours,{','.join(PEERS)}")
+    names = [name for name in asked if name == "ours" or installed(name)]
+    said = [
+        f"--{key} {vars(args)[key]}"
+        for key in ("side", "classes", "rounds", "only")
+        if vars(args)[key] is not None
+    ]
+    said += [f"--{key.replace('_', '-')}" for key in ("null", "no_memory") if vars(args)[key]]
+    record: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.scene", *said]),
+        "machine": machine(),
+        "not run": [name for name in asked if name not in names],
+    }
+    record["methods"] = measure(args, names)
+    print(table(record))
+    if args.json:
+        keep(args.json, record)
+    for name, figures in record["methods"].items():
+        if figures.get("equal", 1) < LEAST_EQUAL:
+            raise SystemExit(
+                f"{name}: only {figures['equal']:.1%} of the pixels have the class that ours have"
+            )
 
 
 if __name__ == "__main__":
