@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -146,7 +147,8 @@ def export(
         if target.suffix == ONNX:
             onnx_file.write_onnx(temporary, attempt.graph, header)
         else:
-            _write_pt2(temporary, attempt.program, header)
+            extra = {f"{HEADER}.json": json.dumps({"format": onnx_file.FORMAT, **header})}
+            temporary.write_bytes(_pt2(attempt.program, extra))
     return Exported(target, attempt.sizes, attempt.why_patch, tuple(attempt.checks), agreement, kept)
 
 
@@ -224,7 +226,10 @@ def _run_onnx(graph: onnx.ModelProto) -> Function:
 
 
 def _run_torch(program: torch.export.ExportedProgram) -> Function:
-    module = program.module()
+    """Run a program as it comes back from a file."""
+    with quiet():
+        # Not for files of others: reading one can run code.
+        module = torch.export.load(io.BytesIO(_pt2(program, {}))).module()
     return lambda windows: module(windows)
 
 
@@ -232,8 +237,9 @@ def _in_8_bits(
     graph: onnx.ModelProto, description: Description, calibration: Calibration
 ) -> tuple[onnx.ModelProto, Agreement, tuple[str, ...]]:
     """Quantise, with the outer layers in floats where that agrees better on the images that are calibrated with."""
-    seen, apart = views.calibration_windows(
-        calibration.folder, description, calibration.images, calibration.windows
+    seen, apart = (
+        [views.windows_of(source, description, calibration.windows) for source in sources]
+        for sources in views.divided(calibration.folder, description, calibration.images)
     )
     compared = partial(
         int8.agreement,
@@ -253,7 +259,9 @@ def _in_8_bits(
     return chosen, compared(_run_onnx(chosen), apart), tuple(kept)
 
 
-def _write_pt2(path: Path, program: torch.export.ExportedProgram, header: dict[str, Any]) -> None:
-    extra = {f"{HEADER}.json": json.dumps({"format": onnx_file.FORMAT, **header})}
+def _pt2(program: torch.export.ExportedProgram, extra: dict[str, Any]) -> bytes:
+    """The content of a file. Not written to it directly: the archive would carry the file's temporary name."""
+    content = io.BytesIO()
     with quiet():
-        torch.export.save(program, path, extra_files=extra)
+        torch.export.save(program, content, extra_files=extra)
+    return content.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,28 +34,22 @@ def windows_of(source: Source, description: Description, count: int) -> Tensor:
     )
 
 
-def calibration_windows(
-    folder: str | Path, description: Description, images: int, count: int
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Windows to calibrate with, and windows of other images to measure on; every second image is held apart.
+def divided(folder: str | Path, description: Description, most: int) -> tuple[list[Source], list[Source]]:
+    """Images to calibrate with, and images held apart to measure on: every second one.
 
     Args:
         folder: of images.
         description: of the model.
-        images: how many to read at most, spread over the folder evenly.
-        count: windows of each, at most.
+        most: how many images to take, spread over the folder evenly.
 
     Raises:
-        DataError: there are fewer than two images, or one cannot be read.
+        DataError: there are fewer than two images.
     """
-    preprocessing = description.preprocessing
-    items = collect_inputs([str(folder)], preprocessing.channels)
+    items = collect_inputs([str(folder)], description.preprocessing.channels)
     if len(items) < 2:
         raise DataError(
             f"{folder}: holds one image; calibration wants two or more, since every second is held apart to measure on"
         )
-    chosen: Sequence[int] = np.unique(
-        np.linspace(0, len(items) - 1, min(images, len(items))).round().astype(int)
-    )
-    windows = [windows_of(items[n].source, description, count) for n in chosen]
-    return windows[0::2], windows[1::2]
+    chosen = np.unique(np.linspace(0, len(items) - 1, max(2, min(most, len(items)))).round().astype(int))
+    sources = [items[n].source for n in chosen]
+    return sources[0::2], sources[1::2]
