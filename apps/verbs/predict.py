@@ -60,6 +60,11 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="worker processes of --engine ray (default: by GPUs and cores)",
     )
+    group.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        help="what computes the network; onnx runs the model.onnx that delineate export wrote (default: by -m)",
+    )
     group.add_argument("--address", help="of a Ray cluster that runs (default: one is started here)")
 
 
@@ -152,11 +157,13 @@ def run(args: argparse.Namespace) -> int:
     """Say what it will take, predict, name what failed, and say where the masks are."""
     from apps.interrupt import gentle
     from datamodules.errors import DataError
+    from tasks.networks import check_backend
     from tasks.prediction import Batch
 
     inputs = [*args.input, *(f"@{file}" for file in args.list)]
     if not inputs:
         raise DataError("nothing is named to predict; give images with -i, or a list of them with --list")
+    check_backend(args.backend, args.model)
     batch = Batch(args.model, inputs, args.output, _settings(args))
     estimate = None if args.quiet and not args.dry_run else batch.estimate()
     if estimate is not None:

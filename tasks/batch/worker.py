@@ -18,6 +18,7 @@ from tasks.batch.runners import Runner
 from tasks.batch.settings import Settings, region_text
 from tasks.batch.status import Status
 from tasks.model_file import versions
+from tasks.networks import is_exported
 from tasks.predictor import load
 
 # Told the name of an input and the share of it that is done.
@@ -49,6 +50,8 @@ class Worker:
             **settings.products,
         }
         self.products = products.checked(wanted, len(self.predictor.description.patch.size))
+        if "attention" in self.products and any(map(is_exported, self.models)):
+            raise DataError("attention cannot be read from an exported model; give its model.safetensors")
         if "attention" in self.products and len(self.models) > 1:
             raise DataError("attention is that of one network; give one model, or leave --attention out")
         axes = len(self.predictor.description.patch.size)

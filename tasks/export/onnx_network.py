@@ -35,9 +35,6 @@ class OnnxNetwork(nn.Module):
         ValueError: it cannot use the file.
     """
 
-    # Blocks of attention cannot be listened to inside of a graph.
-    shows_attention = False
-
     def __init__(self, content: bytes, heeds_missing: bool = False, device: str | None = None) -> None:
         super().__init__()
         import onnxruntime
