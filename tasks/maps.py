@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import entr
+import torch
 
 from datamodules.classes import Classes
 from datamodules.open import suffix_of
@@ -41,14 +41,13 @@ def entropy(probabilities: np.ndarray, exclusive: bool = True) -> np.ndarray:
     Returns:
         ``(*S)`` float32.
     """
+    p, entr = torch.from_numpy(probabilities).float(), torch.special.entr
     if exclusive:
-        most = math.log(max(2, len(probabilities)))
-        found = entr(probabilities).sum(axis=0)
+        found = entr(p).sum(0) / math.log(max(2, len(p)))
     else:
-        most = math.log(2)
-        found = (entr(probabilities) + entr(1 - probabilities)).max(axis=0)
+        found = (entr(p) + entr(1 - p)).max(0).values / math.log(2)
     # Blended probabilities add up to 1 but for rounding.
-    return np.clip(found / np.float32(most), 0, 1).astype(np.float32, copy=False)
+    return found.clamp_(0, 1).numpy()
 
 
 MAPS: Mapping[str, MapKind] = {

@@ -138,9 +138,10 @@ class Predictor:
         )
         kept = np.zeros((*maps, *size), dtype=np.float32) if probabilities else None
         for place, scores in self._placed(opened, progress, region):
-            mask[(Ellipsis, *place)] = self._decide(scores)
+            here: tuple[Any, ...] = (Ellipsis, *place)
+            mask[here] = self._decide(scores)
             if kept is not None:
-                kept[(Ellipsis, *place)] = self._calibrated(scores)
+                kept[here] = self._calibrated(scores)
         return Prediction(mask, self.classes, seen.geometry, seen, kept)
 
     def draw(
