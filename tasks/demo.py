@@ -114,8 +114,12 @@ def slab_of(demo: Demo, volume: Path, target: Path) -> None:
     _save(target, data[:, :, demo.held_out.start : demo.held_out.stop], cut.affine)
 
 
-def _packaged(what: str) -> tuple[np.ndarray, np.ndarray]:
-    """A volume of the template: ``t1``, ``gm`` or ``wm``; ``(197, 233, 189)`` uint8 and its affine."""
+def packaged(what: str) -> Path:
+    """The file of a volume of the template: ``t1``, ``gm`` or ``wm``.
+
+    Raises:
+        DataError: nilearn, which packages it, is not installed.
+    """
     spec = find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise DataError(
@@ -126,7 +130,12 @@ def _packaged(what: str) -> tuple[np.ndarray, np.ndarray]:
     file = Path(spec.origin).parent / "datasets" / "data" / name
     if not file.is_file():
         raise DataError(f"{file}: nilearn does not package this file any more; install the pinned version")
-    image = open_image(file)
+    return file
+
+
+def _packaged(what: str) -> tuple[np.ndarray, np.ndarray]:
+    """A volume of the template, ``(197, 233, 189)`` uint8, and its affine."""
+    image = open_image(packaged(what))
     return image.read()[0], image.geometry.affine
 
 

@@ -1,0 +1,1 @@
+"""Arrays, masks and colours to pictures. No Streamlit, no models."""

@@ -1,0 +1,15 @@
+"""How each kind of image is shown. One table: kind -> what shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from apps.viewer.session.opened import Kind
+from apps.viewer.session.session import Session
+from apps.viewer.views import flat, volume
+
+VIEWS: Mapping[Kind, Callable[[Session], None]] = {
+    "volume": volume.show,
+    "picture": flat.show,
+    "scene": flat.show,
+}

@@ -1,0 +1,3 @@
+"""Sentences that stand in several places."""
+
+RESEARCH_ONLY = "Research use only. Not for diagnosis."
