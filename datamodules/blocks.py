@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ Index = tuple[int, ...]
 _BLOCK_BYTES = 4 * 2**20
 _LARGEST = {2: 512, 3: 64}
 _SLICED = 8  # extent along an axis that windows cut into slices
+# Bytes of scores that an activation sees at a time: they stay in the processor's cache on the way into the sums.
+_CACHED = 2**19
+# (K, *part) -> (K, *part): what is blended, of what the network says.
+Activation = Callable[[Tensor], Tensor]
 
 
 class Blocks:
@@ -36,6 +40,8 @@ class Blocks:
         size: the windows' extent per axis.
         starts: where windows begin, per axis; each combination is added once, or declared to be skipped.
         memory: bytes that incomplete blocks may take; what is used least recently goes to a temporary file.
+        activation: applied to scores, position by position, on their way into the sums; they are added as they are
+            when not given.
     """
 
     def __init__(
@@ -45,7 +51,9 @@ class Blocks:
         size: Sequence[int],
         starts: Sequence[Sequence[int]],
         memory: int,
+        activation: Activation | None = None,
     ) -> None:
+        self.activation = activation
         self.shape = tuple(shape)
         self.channels = channels
         self.size = tuple(size)
@@ -112,8 +120,19 @@ class Blocks:
         weight = weights[part]
         here: tuple[Any, ...] = (slice(0, -1), *inside)
         there: tuple[Any, ...] = (slice(None), *part)
-        sums[here].addcmul_(scores[there], weight)
+        self._add(sums[here], scores[there], weight)
         sums[-1][inside].add_(weight)
+
+    def _add(self, sums: Tensor, scores: Tensor, weight: Tensor) -> None:
+        if self.activation is None:
+            sums.addcmul_(scores, weight)
+            return
+        axis = next((a for a, n in enumerate(weight.shape) if n > 1), 0)
+        length = max(1, _CACHED // max(1, 4 * scores.numel() // weight.shape[axis]))
+        for start in range(0, weight.shape[axis], length):
+            rows = min(length, weight.shape[axis] - start)
+            values = self.activation(scores.narrow(axis + 1, start, rows).contiguous())
+            sums.narrow(axis + 1, start, rows).addcmul_(values, weight.narrow(axis, start, rows))
 
     def _block(self, index: Index) -> Tensor:
         if index in self._sums:

@@ -54,8 +54,12 @@ def match_channels(
 
 def mixed(block: np.ndarray, mixes: Sequence[Mix]) -> np.ndarray:
     """``(C, *S)`` of the image -> ``(len(mixes), *S)`` float32; missing channels are 0."""
-    out = np.zeros((len(mixes), *block.shape[1:]), dtype=np.float32)
+    out = np.empty((len(mixes), *block.shape[1:]), dtype=np.float32)
     for channel, mix in zip(out, mixes, strict=True):
+        if len(mix) == 1 and mix[0][1] == 1:
+            channel[...] = block[mix[0][0]]
+            continue
+        channel.fill(0)
         for source, weight in mix:
             channel += block[source] if weight == 1 else np.float32(weight) * block[source]
     return out

@@ -68,7 +68,7 @@ def normalized(block: np.ndarray, how: str, statistics: Statistics | None, scale
     """``(C, *S)`` float32 -> the same, normalised.
 
     Args:
-        block: channels in the order of ``statistics``.
+        block: channels in the order of ``statistics``; it is changed.
         how: one of :data:`NORMALIZATIONS`; ``decibel`` and ``reflectance`` expect what those names say already.
         statistics: of the whole image (of the training images for ``dataset``).
         scale: what ``range`` divides by.
@@ -76,14 +76,18 @@ def normalized(block: np.ndarray, how: str, statistics: Statistics | None, scale
     if how in ("none", "reflectance"):
         return block
     if how == "range":
-        return block / np.float32(scale)
+        return np.divide(block, np.float32(scale), out=block)
     assert statistics is not None
     column = (slice(None), *[None] * (block.ndim - 1))
     low, high, mean, deviation = (
         np.array(values, dtype=np.float64)[column].astype(np.float32)
         for values in (statistics.low, statistics.high, statistics.mean, statistics.deviation)
     )
-    clipped = block.clip(low, high)
+    np.clip(block, low, high, out=block)
     if how == "percentile":
-        return (clipped - low) / np.maximum(high - low, np.float32(1e-6))
-    return (clipped - mean) / np.maximum(deviation, np.float32(1e-6))
+        block -= low
+        block /= np.maximum(high - low, np.float32(1e-6))
+        return block
+    block -= mean
+    block /= np.maximum(deviation, np.float32(1e-6))
+    return block

@@ -264,10 +264,11 @@ class Preprocessing:
 
     def _prepared(self, raw: _Raw, image: Image, statistics: Statistics | None) -> np.ndarray:
         known, block = raw.known, raw.block
-        for channel, good, smallest in zip(
-            block, known, statistics.minimum if statistics else [0.0] * len(block), strict=True
-        ):
-            channel[~np.isfinite(channel) & good] = smallest
+        if not raw.whole:
+            for channel, good, smallest in zip(
+                block, known, statistics.minimum if statistics else [0.0] * len(block), strict=True
+            ):
+                channel[~np.isfinite(channel) & good] = smallest
         maps = self._index_maps(block, known)
         if self.normalization == "reflectance":
             block = self.reflectance(block)
@@ -275,7 +276,8 @@ class Preprocessing:
         if self.normalization == "dataset" and chosen is None:
             raise DataError("normalization dataset has no statistics yet; they come from the training images")
         block = normalized(block, self.normalization, chosen, _range(image))
-        block[~known] = 0
+        if not raw.whole:
+            block[~known] = 0
         return np.concatenate([block, np.stack(maps)]) if maps else block
 
     def _index_maps(self, block: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
@@ -307,6 +309,20 @@ class _Raw:
     ) -> None:
         stored = image.read(window)
         self.block = mixed(stored, mixes)
+        self._total = int(np.prod(image.geometry.shape))
+        # Whole numbers without nodata are all known and finite: most images, in a fraction of the passes.
+        self.whole = (
+            image.dtype.kind in "uib"
+            and image.nodata is None
+            and not image.may_lack
+            and all(mixes)
+            and how.normalization != "decibel"
+        )
+        if self.whole:
+            self.known = np.broadcast_to(np.True_, self.block.shape)
+            self.finite, self.bad = self.block.size, 0
+            self._counted = self.block != 0 if how.normalization == "zscore_nonzero" else self.known
+            return
         there = is_data(stored, image.nodata)
         known = mixed(~there, mixes) == 0
         known &= image.valid(window)[None]
@@ -319,7 +335,6 @@ class _Raw:
         self.finite = int(finite.sum())
         self.bad = int(known.sum()) - self.finite
         self._counted = finite & (self.block != 0) if how.normalization == "zscore_nonzero" else finite
-        self._total = int(np.prod(image.geometry.shape))
 
     def values(self, share: int = 1) -> list[np.ndarray]:
         """Per channel, the values that statistics are made of: all, or an even grid where there are many."""

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.blocks import Blocks
+from datamodules.blocks import Activation, Blocks
 from datamodules.errors import DataError
+from datamodules.formats.gdal import KeepOpen
 from datamodules.patch import Patch
 from datamodules.symmetries import Symmetry, symmetries, turning_plane
 
@@ -125,6 +126,7 @@ class Tiler:
         image: Any,
         progress: Callable[[float], None] | None = None,
         skip: Callable[[tuple[slice, ...]], bool] | None = None,
+        activation: Activation | None = None,
     ) -> np.ndarray:
         """Apply ``function`` to every window of ``image``, and hold the whole result.
 
@@ -133,12 +135,13 @@ class Tiler:
             image: ``(C, *S)`` float32; an array, a memory map, or what slices like one.
             progress: called with the share done, from 0 to 1.
             skip: as for :meth:`stream`.
+            activation: as for :meth:`stream`.
 
         Returns:
             ``(K, *S)`` float32.
         """
         whole: np.ndarray | None = None
-        for place, scores in self.stream(function, image, progress, skip=skip):
+        for place, scores in self.stream(function, image, progress, skip=skip, activation=activation):
             if whole is None:
                 whole = np.empty((len(scores), *image.shape[1:]), dtype=np.float32)
             whole[(slice(None), *place)] = scores
@@ -154,6 +157,7 @@ class Tiler:
         region: Sequence[slice] | None = None,
         skip: Callable[[tuple[slice, ...]], bool] | None = None,
         memory: int = MEMORY,
+        activation: Activation | None = None,
     ) -> Iterator[Block]:
         """The same, block by block, each as soon as no further window lies over it: nothing is ever whole in memory.
 
@@ -169,6 +173,8 @@ class Tiler:
                 skipped the scores are 0.
             memory: bytes of sums that wait for their last window; more of them lie in a temporary file. A complete
                 block adds a few MiB to that, and a window what the function takes.
+            activation: ``(K, *part) -> (K, *part)``, applied on the CPU to what the function says, before it is
+                blended: softmax here, part by part, is several times faster than over whole windows.
 
         Yields:
             The place in the image, and the scores ``(K, *place)`` float32 there, in no particular order. Places do not
@@ -184,13 +190,18 @@ class Tiler:
         if not count or any(w.start >= w.stop for w in wanted):
             raise DataError(f"region {list(region or ())} holds nothing of an image of {tuple(shape)}")
         weights = torch.from_numpy(self.weights()).reshape(self.patch.size)
+        # The mean over views is one of what is blended.
+        flipped = len(self.symmetries) > 1
+        summed = None if flipped else activation
+        if flipped and activation is not None:
+            function = _then(function, activation)
         blocks: Blocks | None = None
         # Nothing is known of K before the first results; skipped windows that come earlier wait for it.
         waiting: list[tuple[int, ...]] = []
         try:
             for batch, results in self._results(function, image, self._ordered(starts, shape), skip):
                 if results is not None and blocks is None:
-                    blocks = Blocks(shape, results.shape[1], self.patch.size, starts, memory)
+                    blocks = Blocks(shape, results.shape[1], self.patch.size, starts, memory, summed)
                     for start in waiting:
                         yield from _within(blocks.add(start, None, weights), wanted)
                 for number, start in enumerate(batch):
@@ -204,7 +215,7 @@ class Tiler:
                     progress(done / count)
             if blocks is None:  # There was nothing to see anywhere.
                 patches = torch.zeros(1, *self._read(image, [waiting[0]]).shape[1:])
-                blocks = Blocks(shape, function(patches).shape[1], self.patch.size, starts, memory)
+                blocks = Blocks(shape, function(patches).shape[1], self.patch.size, starts, memory, summed)
                 for start in waiting:
                     yield from _within(blocks.add(start, None, weights), wanted)
         finally:
@@ -237,12 +248,16 @@ class Tiler:
     ) -> Iterator[tuple[list[tuple[int, ...]], Tensor | None]]:
         """Batches of windows with what the function says of them on the CPU, float32; None for skipped windows."""
         batches = self._batches(windows, image.shape[1:], skip)
-        with ThreadPoolExecutor(1) as reader:
+        files = KeepOpen()
+        with ThreadPoolExecutor(1, initializer=files.start) as reader:
             ahead = reader.submit(self._next, batches, image)
-            while (found := ahead.result()) is not None:
-                ahead = reader.submit(self._next, batches, image)
-                batch, patches = found
-                yield batch, None if patches is None else self._mirrored(function, patches).float().cpu()
+            try:
+                while (found := ahead.result()) is not None:
+                    ahead = reader.submit(self._next, batches, image)
+                    batch, patches = found
+                    yield batch, None if patches is None else self._mirrored(function, patches).float().cpu()
+            finally:
+                reader.submit(files.stop)
 
     def _batches(
         self,
@@ -289,6 +304,11 @@ class Tiler:
         for view in views[1:]:
             total = total + view.undo(function(view.apply(patches)))
         return total if len(views) == 1 else total / len(views)
+
+
+def _then(function: PatchFunction, activation: Activation) -> PatchFunction:
+    """Both, for batches of whole windows."""
+    return lambda patches: torch.stack([activation(scores) for scores in function(patches).float().cpu()])
 
 
 def _within(blocks: Iterable[Block], wanted: Sequence[slice]) -> Iterator[Block]:

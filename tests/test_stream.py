@@ -274,3 +274,28 @@ def test_memory_does_not_grow_with_the_image() -> None:
         total += block[0].size
     assert total == 2048 * 3072
     assert (kib("VmHWM:") - before) / 1024 < 64 + 64
+
+
+@settings(max_examples=15, deadline=None)
+@given(tiling=tilings(), data=st.data())
+def test_activation_on_the_way_is_activation_of_windows(
+    tiling: tuple[Tiler, tuple[int, ...]], data: st.DataObject
+) -> None:
+    """Softmax part by part, of channels-last scores, is the softmax of whole windows; so under flips."""
+    tiler, shape = tiling
+    if data.draw(st.booleans()):
+        tiler = Tiler(tiler.patch, tiler.overlap, tiler.blend, batch_size=1, mirror=(0, 1))
+    image = noise(1, *shape)
+
+    def last(patches: Tensor) -> Tensor:
+        return uneven(patches).movedim(1, -1).contiguous().movedim(-1, 1)
+
+    found = tiler.run(last, image, activation=lambda scores: scores.softmax(0))
+    wanted = tiler.run(lambda patches: uneven(patches).softmax(1), image)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_activation_sees_all_of_large_windows_in_parts() -> None:
+    tiler, image = Tiler(Patch((512, 512)), 0.25), noise(1, 700, 600)
+    found = tiler.run(uneven, image, activation=lambda scores: scores.sigmoid())
+    np.testing.assert_allclose(found, tiler.run(lambda x: uneven(x).sigmoid(), image), atol=1e-5)

@@ -8,6 +8,7 @@ named at every open in any case, and files lying beside an image are not looked 
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ _SETTINGS: dict[str, Any] = {
     "GDAL_GEOREF_SOURCES": "INTERNAL",
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none",
 }
+
+# Per thread: a file must not be read by two at once.
+_here = threading.local()
 
 
 def available() -> bool:
@@ -85,8 +89,33 @@ def opened(path: Path) -> Iterator[Any]:
     Raises:
         DataError: GDAL cannot open it, or fails inside the block.
     """
-    with guarded(path) as rio, rio.open(path.absolute(), driver="GTiff") as dataset:
-        yield dataset
+    open_here: dict[Path, Any] | None = getattr(_here, "open", None)
+    with guarded(path) as rio:
+        if open_here is None:
+            with rio.open(path.absolute(), driver="GTiff") as dataset:
+                yield dataset
+            return
+        if path not in open_here:
+            open_here[path] = rio.open(path.absolute(), driver="GTiff")
+        yield open_here[path]
+
+
+class KeepOpen:
+    """From :meth:`start` to :meth:`stop`, the files that this thread reads stay open: GDAL forgets the blocks that it
+    decoded when a file is closed, and neighbouring windows want the same ones.
+
+    Both are called in the thread that reads.
+    """
+
+    def start(self) -> None:
+        """Keep files open from now on."""
+        _here.open = {}
+
+    def stop(self) -> None:
+        """Close them."""
+        for dataset in (getattr(_here, "open", None) or {}).values():
+            dataset.close()
+        _here.open = None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import gzip
 import math
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,38 @@ class NiftiImage(Image):
             ) from error
         block = block.reshape(*(w.stop - w.start for w in window), len(self.channels))
         return np.ascontiguousarray(np.moveaxis(block, -1, 0), dtype=self.dtype)
+
+    def slabs(self, depth: int = 16) -> Iterator[tuple[int, slice, np.ndarray]]:
+        """The whole image in the order of its file, each value once: a compressed file is unpacked only once.
+
+        Yields:
+            Channel, slices along the third axis (``depth`` of them, or what is left), and ``(X, Y, depth)`` values as
+            :meth:`read` returns them.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        data: Any = self._file.dataobj
+        stored = self._file.header.get_data_dtype()
+        x, y, z = self.geometry.shape
+        try:
+            with nib.openers.ImageOpener(str(self.path), "rb") as stream:
+                stream.seek(data.offset)
+                for channel in range(len(self.channels)):
+                    for start in range(0, z, depth):
+                        part = slice(start, min(start + depth, z))
+                        size = x * y * (part.stop - part.start) * stored.itemsize
+                        raw = stream.read(size)
+                        if len(raw) < size:
+                            raise EOFError("it ends too early")
+                        block = np.frombuffer(raw, stored).reshape(x, y, -1, order="F")
+                        if (data.slope, data.inter) != (1, 0):
+                            block = block * data.slope + data.inter
+                        yield channel, part, block.astype(self.dtype, copy=False)
+        except _DAMAGE as error:
+            raise DataError(
+                f"{self.path}: data cannot be read ({_first_line(error)}); is it complete?"
+            ) from error
 
 
 class NiftiWriter(FormatWriter):
