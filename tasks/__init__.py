@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasks.predictor import Prediction, Predictor, load
+    from tasks.predictor import Predictor, load
     from tasks.segmentation import SegmentationTask
+    from tasks.segmented import Prediction
 
 __all__ = ["Prediction", "Predictor", "SegmentationTask", "load"]
 
 _LAZY = {
-    "Prediction": "predictor",
+    "Prediction": "segmented",
     "Predictor": "predictor",
     "SegmentationTask": "segmentation",
     "load": "predictor",

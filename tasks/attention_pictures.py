@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from datamodules.atomic import atomic_path
 from datamodules.geometry import Geometry, reorient_array
 from datamodules.image import Image
+from models.attention_maps import recorded_attention
+from models.layers import resize
 
 _COLUMNS = 4
 _COLOUR = ("red", "green", "blue")
+
+
+class AttentionRecorder:
+    """Runs a network on windows, and gives out what its blocks weight there: called as ``(B, C, *S) -> (B, M, *S)``.
+
+    Args:
+        network: the one that is run.
+        run: runs it on windows; what it returns is not looked at.
+    """
+
+    def __init__(self, network: nn.Module, run: Callable[[Tensor], object]) -> None:
+        self.names: tuple[str, ...] = ()
+        self._network = network
+        self._run = run
+        self._channels: dict[str, list[Tensor]] = {}
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """The maps of the blocks in ``names``, at the windows' size."""
+        with recorded_attention(self._network) as maps:
+            self._run(patches)
+        spatial = {n: m.float().mean(1, keepdim=True) for n, m in maps.items() if m[0, 0].numel() > 1}
+        for name, weights in maps.items():
+            if name not in spatial and weights.shape[1] > 1:
+                self._channels.setdefault(name, []).extend(weights.flatten(1).float().cpu())
+        self.names = tuple(spatial)
+        size = patches.shape[2:]
+        return torch.cat([resize(m, size) for m in spatial.values()] or [patches[:, :0]], dim=1)
+
+    @property
+    def channels(self) -> dict[str, np.ndarray]:
+        """Name of a block that weights channels -> its weights ``(C,)``, averaged over the windows so far."""
+        return {name: torch.stack(rows).mean(0).numpy() for name, rows in self._channels.items()}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,52 +16,19 @@ from datamodules.blocks import Activation
 from datamodules.classes import Classes
 from datamodules.decision import strongest
 from datamodules.errors import DataError
-from datamodules.geometry import Geometry
 from datamodules.image import Crop, Image, Window
-from datamodules.open import open_image, open_map_writer, open_mask_writer, save_mask
+from datamodules.open import open_image, open_map_writer, open_mask_writer
 from datamodules.streamed import network_view
 from datamodules.tiler import Block, PatchFunction
-from models.attention_maps import recorded_attention
-from models.layers import resize
 from models.memory_format import channels_last, channels_last_weights
-from tasks.attention_pictures import AttentionOfImage
+from tasks.attention_pictures import AttentionOfImage, AttentionRecorder
 from tasks.calibration import apply_temperature
 from tasks.ensemble import SideBySide, check_alike, preparations
-from tasks.maps import MAPS, entropy
+from tasks.maps import MAPS
 from tasks.model_file import Description, ModelFileError
 from tasks.networks import load_network
+from tasks.segmented import Prediction
 from tasks.windows import Windows
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says about one image, on the image's own grid.
-
-    Attributes:
-        mask: ``(*S)`` class values as they stand in mask files; ``(K, *S)`` of 0 and 1 where classes overlap.
-        classes: what the values mean.
-        geometry: where the mask lies; the image's own.
-        image: the image that was segmented, or the part of it.
-        probabilities: ``(K, *S)`` float32, where they were asked for.
-    """
-
-    mask: np.ndarray
-    classes: Classes
-    geometry: Geometry
-    image: Image
-    probabilities: np.ndarray | None = None
-
-    @property
-    def entropy(self) -> np.ndarray | None:
-        """``(*S)``: how undecided each position is, from 0 to 1, where probabilities were asked for."""
-        return None if self.probabilities is None else entropy(self.probabilities, self.classes.exclusive)
-
-    def save(self, path: str | Path) -> None:
-        """Write the mask in the image's geometry; the suffix chooses the format."""
-        save_mask(path, self.mask, self.image, self.classes)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.mask, dtype=dtype)
 
 
 class Predictor:
@@ -216,12 +182,8 @@ class Predictor:
             function, image, progress, region, partial(self._found, axis=0) if late else None
         )
         for place, scores in blocks:
-            yield (
-                place,
-                _settled(scores)
-                if self.windows.skip_background is not None and self.classes.exclusive
-                else scores,
-            )
+            settle = self.windows.skip_background is not None and self.classes.exclusive
+            yield place, _settled(scores) if settle else scores
 
     def _blocks(
         self,
@@ -278,20 +240,7 @@ class Predictor:
         seen = opened if region is None else Crop(opened, tuple(region))
         wanted = opened.checked(None if region is None else tuple(region))
         present = torch.from_numpy(self.description.preprocessing.present(opened))
-        names: list[str] = []
-        channels: dict[str, list[torch.Tensor]] = {}
-
-        def look(patches: torch.Tensor) -> torch.Tensor:
-            with recorded_attention(self.network) as maps:
-                self._probabilities(patches, present)
-            spatial = {n: m.float().mean(1, keepdim=True) for n, m in maps.items() if m[0, 0].numel() > 1}
-            for name, weights in maps.items():
-                if name not in spatial and weights.shape[1] > 1:
-                    channels.setdefault(name, []).extend(weights.flatten(1).float().cpu())
-            names[:] = spatial
-            size = patches.shape[2:]
-            return torch.cat([resize(m, size) for m in spatial.values()] or [patches[:, :0]], dim=1)
-
+        look = AttentionRecorder(self.network, partial(self._probabilities, present=present))
         whole = np.zeros((0, *seen.geometry.shape), np.float32)
         for place, block in self._blocks(look, opened, None, region):
             if len(block) != len(whole):
@@ -299,9 +248,9 @@ class Predictor:
             inside = (slice(p.start - w.start, p.stop - w.start) for p, w in zip(place, wanted, strict=True))
             whole[(slice(None), *inside)] = block
         return AttentionOfImage(
-            names=tuple(names),
+            names=look.names,
             maps=whole,
-            channels={name: torch.stack(rows).mean(0).numpy() for name, rows in channels.items()},
+            channels=look.channels,
             geometry=seen.geometry,
             image=seen,
         )
