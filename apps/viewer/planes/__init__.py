@@ -1,0 +1,1 @@
+"""The component for volumes and pictures: linked planes, drawn in the browser."""

@@ -1,0 +1,283 @@
+"""The planes in a Streamlit page: slices on demand, clicks as events.
+
+Scrolling, windowing, measuring and reading out need no page run: slices are fetched by runs of a fragment, and only
+what a page wants to hear of (points, boxes, strokes ...) makes the whole page run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any
+
+import streamlit as st
+
+from apps.viewer.render.planes import PlanesPicture, Wanted
+from apps.viewer.render.slabs import pack
+from datamodules.errors import DataError
+
+# What a press on a plane does: ``look`` and ``measure`` by themselves, the others for the page.
+MODES = ("look", "point", "box", "brush", "polygon", "measure")
+# What makes the page run, if not said otherwise.
+REPORTED = ("point", "box", "brush", "polygon")
+# Of one request, so that no answer is endless.
+_MOST = 64
+# In this order they are one module.
+_SCRIPTS = ("dom", "message", "space", "layers", "viewport", "tools", "panel", "main")
+_HERE = resources.files("apps.viewer.planes") / "browser"
+
+_component = st.components.v2.component(
+    "delineate_planes",
+    html='<div class="planes-root"></div>\n',
+    css=(_HERE / "planes.css").read_text(encoding="utf-8"),
+    js="\n".join((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS),
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something drawn over the planes: what was prompted so far.
+
+    Attributes:
+        kind: ``point``, ``box`` or ``polygon``.
+        points: an array index each; one of a point, two corners of a box.
+        positive: of points: it belongs to the object.
+        colour: ``#rrggbb``; green and red by ``positive`` when not given.
+    """
+
+    kind: str
+    points: tuple[tuple[float, ...], ...]
+    positive: bool = True
+    colour: str | None = None
+    closed: bool = True
+
+
+@dataclass(frozen=True)
+class PlanesEvent:
+    """What was done on a plane.
+
+    Attributes:
+        kind: ``point``, ``box``, ``brush``, ``polygon``, ``measures``, ``cross`` (a click) or ``slice``.
+        plane: its name.
+        axis: array axis that it scrolls through; None of a picture.
+        points: array indices: one of a point (whole numbers), two corners of a box, the way of a brush, the corners of
+            a polygon. Whole numbers are centres of elements, so the image begins at -0.5.
+        cross: where the crosshair is.
+        positive: False where something does not belong to the object, or is erased.
+        radius: of the brush, in elements along the plane's horizontal axis.
+        label: the class that the page had chosen.
+        measures: all lengths and areas, as plain values.
+        serial: grows with every event.
+    """
+
+    kind: str
+    plane: str
+    axis: int | None
+    points: tuple[tuple[float, ...], ...]
+    cross: tuple[int, ...]
+    positive: bool
+    radius: float
+    label: int
+    measures: tuple[dict[str, Any], ...]
+    serial: int
+
+
+@dataclass
+class _Memory:
+    """What the server knows of one component of one session."""
+
+    wanted: list[Wanted]
+    events: list[PlanesEvent]
+    sent: set[str]
+    answers: int = 0
+    told: int = 0
+    cross: tuple[int, ...] | None = None
+    channel: int | None = None
+    versions: str = ""
+    whole_page: bool = False
+
+
+@dataclass(frozen=True)
+class _Settings:
+    mode: str
+    label: int
+    radius: float
+    marks: tuple[Mark, ...]
+    report: tuple[str, ...]
+    height: int
+
+
+def planes(
+    picture: PlanesPicture,
+    key: str,
+    mode: str = "look",
+    *,
+    label: int = 1,
+    radius: float = 4.0,
+    marks: Sequence[Mark] = (),
+    report: Collection[str] = REPORTED,
+    height: int = 620,
+) -> PlanesEvent | None:
+    """Show a volume or a picture, and say what was done on it.
+
+    Args:
+        picture: what :func:`apps.viewer.render.planes.render_planes` made.
+        key: of this component on the page.
+        mode: what a press does, one of ``MODES``; people can go back to looking and measuring at any time.
+        label: index of the class that brush and polygon draw with; returned with the event.
+        radius: of the brush, in elements.
+        marks: what is drawn over the image.
+        report: kinds of events that make the page run; the others stay in the browser.
+        height: of the planes, in pixels.
+
+    Returns:
+        The oldest event not returned yet; None without one.
+
+    Raises:
+        DataError: an unknown mode.
+    """
+    if mode not in MODES:
+        raise DataError(f"mode {mode!r} is not known; accepted are {', '.join(MODES)}")
+    memory = _memory(key)
+    settings = _Settings(mode, label, radius, tuple(marks), tuple(report), height)
+    memory.whole_page = True
+    event = memory.events.pop(0) if memory.events else None
+    if event is not None:
+        memory.told = max(memory.told, event.serial)
+    _mounted(picture, key, settings)
+    memory.whole_page = False
+    return event
+
+
+def cross_of(key: str) -> tuple[int, ...] | None:
+    """Where the crosshair was when the server last heard of it; None before that."""
+    return _memory(key).cross
+
+
+@st.fragment
+def _mounted(picture: PlanesPicture, key: str, settings: _Settings) -> None:
+    memory = _memory(key)
+    data = _message(picture, key, settings, memory)
+    _component(
+        key=key,
+        data=data,
+        on_want_change=lambda: _want(key),
+        on_event_change=lambda: _heard(key),
+    )
+    if memory.events and not memory.whole_page:
+        st.rerun(scope="app")
+
+
+def _memory(key: str) -> _Memory:
+    name = f"{key}/planes"
+    if name not in st.session_state:
+        st.session_state[name] = _Memory([], [], set())
+    found: _Memory = st.session_state[name]
+    return found
+
+
+def _message(picture: PlanesPicture, key: str, settings: _Settings, memory: _Memory) -> bytes:
+    header = picture.header()
+    versions = json.dumps(picture.versions)
+    if memory.versions != versions:
+        memory.versions, memory.sent = versions, set()
+    wanted = memory.wanted
+    memory.wanted = []
+    if not wanted and memory.whole_page:
+        wanted = [w for w in _first(picture, memory) if picture.key(w) not in memory.sent]
+    slabs = []
+    for one in wanted[:_MOST]:
+        try:
+            slab = picture.slab(one)
+        except DataError:
+            continue  # asked of the image that was here before
+        slabs.append(slab)
+        memory.sent.add(slab.key)
+    marks = [asdict(m) for m in settings.marks]
+    known = picture.classes or ()
+    colour = known[settings.label].colour if 0 <= settings.label < len(known) else "#4fd1ff"
+    header |= {
+        "key": key,
+        "view_id": _digest([picture.view.cross, header["view"] | {"cross": None}, picture.versions["image"]]),
+        "mode": settings.mode,
+        "label": settings.label,
+        "label_colour": colour,
+        "radius": settings.radius,
+        "marks": marks,
+        "marks_id": _digest(marks),
+        "report": list(settings.report),
+        "height": settings.height,
+        "answers": memory.answers,
+        "told": memory.told,
+    }
+    return pack(header, slabs)
+
+
+def _first(picture: PlanesPicture, memory: _Memory) -> list[Wanted]:
+    """What the browser probably shows: it asks for the rest."""
+    shape = picture.geometry.shape
+    at = memory.cross
+    if at is not None and (
+        len(at) != len(shape) or any(not 0 <= i < n for i, n in zip(at, shape, strict=True))
+    ):
+        at = None
+    channel = (
+        memory.channel if memory.channel is not None and memory.channel < len(picture.channels) else None
+    )
+    return picture.first(at, channel)
+
+
+def _want(key: str) -> None:
+    """The browser asks for slices."""
+    asked = _value(key, "want")
+    if not isinstance(asked, dict):
+        return
+    memory = _memory(key)
+    memory.answers = int(asked["serial"])
+    memory.cross = tuple(int(i) for i in asked["cross"])
+    memory.channel = int(asked["channel"])
+    memory.wanted = [
+        Wanted(str(layer), None if axis is None else int(axis), int(index), int(channel))
+        for layer, axis, index, channel in asked["slabs"]
+    ]
+
+
+def _heard(key: str) -> None:
+    """The browser tells what was done, again and again until it is answered."""
+    told = _value(key, "event")
+    memory = _memory(key)
+    waiting = {event.serial for event in memory.events}
+    for one in told if isinstance(told, list) else []:
+        event = _event(one)
+        if event.serial > memory.told and event.serial not in waiting:
+            memory.events.append(event)
+            memory.cross = event.cross
+
+
+def _event(one: dict[str, Any]) -> PlanesEvent:
+    whole = one["kind"] in ("point", "cross", "slice")
+    points = tuple(tuple(int(i) if whole else float(i) for i in point) for point in one["points"])
+    return PlanesEvent(
+        kind=str(one["kind"]),
+        plane=str(one["plane"]),
+        axis=None if one["axis"] is None else int(one["axis"]),
+        points=points,
+        cross=tuple(int(i) for i in one["cross"]),
+        positive=bool(one["positive"]),
+        radius=float(one["radius"]),
+        label=int(one["label"]),
+        measures=tuple(one.get("measures", ())),
+        serial=int(one["serial"]),
+    )
+
+
+def _value(key: str, name: str) -> Any:
+    state = st.session_state.get(key)
+    return state.get(name) if state is not None else None
+
+
+def _digest(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
