@@ -11,6 +11,7 @@ from datamodules.classes import Classes
 from datamodules.errors import DataError
 from datamodules.open import stem_of, suffix_of
 from tasks.batch.status import STATUS_FILE
+from tasks.maps import MAPS
 from tasks.model_file import versions
 
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
@@ -78,5 +79,5 @@ def describe(folder: Path, classes: Classes) -> None:
     ]
     lines = ["index\tname\tcolor", *(f"{value}\t{name}\t{colour}" for value, name, colour in known)]
     write_text(folder / "dseg.tsv", "\n".join(lines) + "\n")
-    own = [STATUS_FILE.replace(".", "*."), "predictions.json", ".delineate/", "*.npz", "*.png"]
+    own = [STATUS_FILE.replace(".", "*."), "predictions.json", ".delineate/", "*.npz", "*.png", *(f"*.{name}.*" for name in MAPS)]
     write_text(folder / ".bidsignore", "\n".join(own) + "\n")
