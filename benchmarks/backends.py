@@ -29,7 +29,9 @@ from tasks.predictor import Predictor
 REFERENCE = "torch"
 
 
-def networks(model: Path, images: Path, method: str, folder: Path) -> tuple[dict[str, torch.nn.Module], Description]:
+def networks(
+    model: Path, images: Path, method: str, folder: Path
+) -> tuple[dict[str, torch.nn.Module], Description]:
     """Name -> network, all of one model file."""
     plain, description = load_model(model)
     last, _ = load_model(model)
@@ -66,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--most", type=int, default=4, help="images that are predicted whole, at most")
-    parser.add_argument("--calibration", choices=("minmax", "percentile", "entropy"), default="percentile")
+    parser.add_argument("--calibration", choices=("minmax", "percentile"), default="percentile")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         found, description = networks(args.model, args.images, args.calibration, Path(scratch))
@@ -86,7 +88,9 @@ def main() -> None:
         equal = np.mean([(a == b).mean() for a, b in zip(masks[name], masks[REFERENCE], strict=True)])
         values = [value for value in np.unique(masks[REFERENCE][0]) if value != 0]
         dice = ", ".join(f"{_dice(masks[name], masks[REFERENCE], value):.4f}" for value in values)
-        print(f"{name:22} {ratio:5.2f} x torch, {100 * equal:.4f} % of the masks equal, Dice of the two {dice}")
+        print(
+            f"{name:22} {ratio:5.2f} x torch, {100 * equal:.4f} % of the masks equal, Dice of the two {dice}"
+        )
 
 
 def _dice(some: list[np.ndarray], others: list[np.ndarray], value: int) -> float:

@@ -63,4 +63,6 @@ def check_backend(backend: str | None, models: Sequence[str | Path]) -> None:
                 f"{model}: --backend onnx wants an exported model; `delineate export -m {model} -o {made}` makes it"
             )
         if backend == "torch" and is_exported(model):
-            raise ModelFileError(f"{model}: is run by onnxruntime; leave --backend out, or give the model.safetensors")
+            raise ModelFileError(
+                f"{model}: is run by onnxruntime; leave --backend out, or give the model.safetensors"
+            )

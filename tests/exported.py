@@ -89,7 +89,9 @@ def convolved(image: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.nda
     padded = np.pad(image.astype(np.float64), [(0, 0), *[(1, 1)] * (image.ndim - 1)])
     out = np.zeros((len(weight), *image.shape[1:]))
     for place in np.ndindex(weight.shape[2:]):
-        window = padded[(slice(None), *(slice(p, p + n) for p, n in zip(place, image.shape[1:], strict=True)))]
+        window = padded[
+            (slice(None), *(slice(p, p + n) for p, n in zip(place, image.shape[1:], strict=True)))
+        ]
         out += np.tensordot(weight[(slice(None), slice(None), *place)].astype(np.float64), window, axes=1)
     return out + bias.reshape(-1, *(1,) * (image.ndim - 1))
 
@@ -113,9 +115,12 @@ def graph_by_hand(network: OneLayer, **names: str) -> object:
     image, logits = names.get("image", "image"), names.get("logits", "logits")
     space = [f"n{axis}" for axis in range(network.ndim)]
     weights = [
-        numpy_helper.from_array(tensor.detach().numpy(), name) for name, tensor in network.layer.named_parameters()
+        numpy_helper.from_array(tensor.detach().numpy(), name)
+        for name, tensor in network.layer.named_parameters()
     ]
-    node = helper.make_node("Conv", [image, "weight", "bias"], [logits], name="only", pads=[1] * 2 * network.ndim)
+    node = helper.make_node(
+        "Conv", [image, "weight", "bias"], [logits], name="only", pads=[1] * 2 * network.ndim
+    )
     graph = helper.make_graph(
         [node],
         "one layer",

@@ -65,7 +65,9 @@ def test_logits_are_those_of_torch_for_any_batch_and_size(exported: Path) -> Non
     for shape in ((1, 3, 16, 16), (5, 3, 16, 16), (2, 3, 21, 9)):
         image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
         for laid in (image, image.contiguous(memory_format=torch.channels_last), image.flip(3)):
-            torch.testing.assert_close(network(laid).logits, seeded()(laid).logits.detach(), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                network(laid).logits, seeded()(laid).logits.detach(), atol=1e-5, rtol=1e-4
+            )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -81,10 +83,9 @@ def test_a_file_with_a_changed_byte_is_read_or_refused_in_one_sentence(exported:
     content[len(content) * number // 20] ^= 0x5A
     exported.write_bytes(bytes(content))
     try:
-        network, description = load_network(exported)
-    except (ModelFileError, ExportError) as error:
-        assert str(exported) in str(error)
-        assert "\n" not in str(error)
+        network, _ = load_network(exported)
+    except (ModelFileError, ExportError):
+        refused(exported)
     else:  # a number of a weight, or a letter of a name
         assert network(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 3, 16, 16)
 
@@ -184,7 +185,13 @@ def test_tensors_in_other_files_are_refused_wherever_they_stand(exported: Path, 
 
     def in_a_function(model: object) -> None:
         function = model.functions.add(name="f", domain="mine")
-        in_a_constant(type("Holder", (), {"graph": type("G", (), {"node": function.node, "initializer": model.graph.initializer})}))
+        in_a_constant(
+            type(
+                "Holder",
+                (),
+                {"graph": type("G", (), {"node": function.node, "initializer": model.graph.initializer})},
+            )
+        )
 
     for hide in (in_initializer, in_a_constant, in_a_branch, in_a_sparse_one, in_a_function):
         exported.write_bytes(good)
@@ -225,7 +232,7 @@ def test_backends_name_the_command_that_makes_the_other_file(tmp_path: Path, exp
     check_backend(None, [model, exported])
     check_backend("torch", [model])
     check_backend("onnx", [exported])
-    with pytest.raises(ModelFileError, match="delineate export -m .*model.safetensors -o .*model.onnx"):
+    with pytest.raises(ModelFileError, match=r"delineate export -m .*model\.safetensors -o .*model\.onnx"):
         check_backend("onnx", [model])
     with pytest.raises(ModelFileError, match="onnxruntime"):
         check_backend("torch", [exported])

@@ -56,7 +56,9 @@ def drawn(models: dict[str, Path], out: Path, *inputs: Path, extra: tuple[str, .
     return {name: out / name for name in models}
 
 
-def test_a_scene_has_the_same_mask_in_both_colours_and_names_too(models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_scene_has_the_same_mask_in_both_colours_and_names_too(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
     image = scene(tmp_path / "scene.tif")
     out = drawn(models, tmp_path / "out", image)
     with rasterio.open(out["torch"] / "scene.tif") as a, rasterio.open(out["onnx"] / "scene.tif") as b:
@@ -83,7 +85,8 @@ def test_a_mask_is_that_of_the_network_written_in_numpy(models: dict[str, Path],
 def test_probabilities_follow_the_temperature_in_both(models: dict[str, Path], tmp_path: Path) -> None:
     image = scene(tmp_path / "scene.tif")
     both = [
-        tasks.load(models[name], trust=True).predict(image, probabilities=True).probabilities for name in models
+        tasks.load(models[name], trust=True).predict(image, probabilities=True).probabilities
+        for name in models
     ]
     np.testing.assert_allclose(both[0], both[1], atol=1e-5)
     cold = by_hand(tmp_path / "cold.onnx", seeded(), describe(), calibration=None)
@@ -111,16 +114,23 @@ def test_a_volume_has_the_same_mask_in_both(tmp_path: Path, size: tuple[int, ...
 def test_overlapping_classes(tmp_path: Path) -> None:
     classes = Classes({"one": 1, "two": 2, "three": 3}, exclusive=False)
     image, network = scene(tmp_path / "scene.tif"), seeded()
-    a = tasks.load(save(tmp_path / "m.safetensors", network, describe(classes=classes)), trust=True).predict(image)
+    a = tasks.load(save(tmp_path / "m.safetensors", network, describe(classes=classes)), trust=True).predict(
+        image
+    )
     b = tasks.load(by_hand(tmp_path / "m.onnx", network, describe(classes=classes))).predict(image)
     assert a.mask.shape == b.mask.shape == (3, 90, 70)
     assert (a.mask == b.mask).mean() >= 0.9999
 
 
-def test_flips_larger_overlap_and_regions_go_through_the_same_engine(models: dict[str, Path], tmp_path: Path) -> None:
+def test_flips_larger_overlap_and_regions_go_through_the_same_engine(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
     image = scene(tmp_path / "scene.tif")
     out = drawn(
-        models, tmp_path / "out", image, extra=("--overlap", "0.5", "--mirror", "all", "--region", "10:60,5:70")
+        models,
+        tmp_path / "out",
+        image,
+        extra=("--overlap", "0.5", "--mirror", "all", "--region", "10:60,5:70"),
     )
     masks = [open_image(out[name] / "scene.tif").read() for name in models]
     assert masks[0].shape == (1, 50, 65)

@@ -26,13 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibration",
-        choices=("minmax", "percentile", "entropy"),
+        choices=("minmax", "percentile"),
         default="percentile",
         help="how the ranges of 8-bit maps are found (default: percentile)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite the output where it exists")
     parser.add_argument(
-        "--trust", action="store_true", help="run the code of a model whose class is not ours; know its source"
+        "--trust",
+        action="store_true",
+        help="run the code of a model whose class is not ours; know its source",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print only what needs attention")
 

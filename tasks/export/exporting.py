@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -134,7 +134,8 @@ def export(
         "checks": [one.to_json() for one in attempt.checks],
         "versions": {name: version(name) for name in ("torch", *_PACKAGES[target.suffix])},
     }
-    agreement, kept = None, ()
+    agreement: Agreement | None = None
+    kept: tuple[str, ...] = ()
     if calibration is not None:
         attempt.graph, agreement, kept = _in_8_bits(attempt.graph, description, calibration)
         said["int8"] = {

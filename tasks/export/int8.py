@@ -18,8 +18,9 @@ from tasks.export.traced import INPUT, first_line, quiet
 if TYPE_CHECKING:
     import onnx
 
-# How the range of a map is found from what it was on the calibration windows.
-Method = Literal["minmax", "percentile", "entropy"]
+# How the range of a map is found from what it was on the calibration windows: all of it, or all but the outermost
+# hundred-thousandth. (onnxruntime's "entropy", as it can be called, weighs one candidate alone: the whole range.)
+Method = Literal["minmax", "percentile"]
 METHODS: tuple[str, ...] = get_args(Method)
 # What is computed in 8 bits: that for which onnxruntime has kernels that gain, and what only moves values about.
 # Norms and activations stay in floats.
@@ -117,11 +118,7 @@ def quantized(
                     activation_type=quantization.QuantType.QUInt8,
                     weight_type=quantization.QuantType.QInt8,
                     nodes_to_exclude=list(keep),
-                    calibrate_method={
-                        "minmax": methods.MinMax,
-                        "percentile": methods.Percentile,
-                        "entropy": methods.Entropy,
-                    }[method],
+                    calibrate_method=methods.MinMax if method == "minmax" else methods.Percentile,
                 )
         except Exception as error:  # its errors share no class of their own
             raise ExportError(f"onnxruntime cannot quantise the network ({first_line(error)})") from error

@@ -86,4 +86,5 @@ def random_windows(channels: int, size: tuple[int, ...], batch: int, seed: int =
 
 def other_size(size: tuple[int, ...]) -> tuple[int, ...]:
     """A size that no stride divides, different along each axis, somewhat larger than the patch."""
-    return tuple((n + n // 4) | 1 for n in size[:-1]) + ((size[-1] + size[-1] // 4 + 4) | 1,)
+    *others, last = size
+    return *((n + n // 4) | 1 for n in others), (last + last // 4 + 4) | 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import warnings
@@ -102,11 +103,10 @@ def _unguarded() -> contextlib.AbstractContextManager[Any]:
     """Without it a graph refuses images where maps of two levels are of one size by chance, since torch asks which of
     them is faster to read. A torch that has no such setting traces as it does; what does not fit is found by the checks.
     """
-    from torch.fx.experimental import _config
-
-    if not hasattr(_config, "backed_size_oblivious"):
+    config: Any = importlib.import_module("torch.fx.experimental._config")
+    if not hasattr(config, "backed_size_oblivious"):
         return contextlib.nullcontext()
-    return _config.patch(backed_size_oblivious=True)
+    return config.patch(backed_size_oblivious=True)
 
 
 @contextlib.contextmanager
