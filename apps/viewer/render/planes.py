@@ -26,6 +26,8 @@ AUTO = "Auto 1-99 %"
 IMAGE, MASK, PROBABILITY = "image", "mask", "probability"
 # What no class claims, in layers of labels.
 _UNKNOWN = 255
+# Channels that get a window of their own; there may be hundreds (films).
+_MOST_AUTOS = 16
 # Overlapping classes travel as bits.
 _MOST_BITS = 24
 _COLOURS = ("red", "green", "blue")
@@ -112,13 +114,28 @@ class PlanesPicture:
 
     @cached_property
     def values(self) -> np.ndarray:
-        """``(N,)`` values of the shown channel, spread over the image."""
+        """``(N,)`` values of the channel that the view begins with, spread over the image."""
         return sample(self.image, self._channels(self.view.channel))
+
+    @cached_property
+    def autos(self) -> list[dict[str, float]]:
+        """Per channel: the window of percentiles 1 to 99, and how far its values are spread; of the first channels."""
+        if self.colour:
+            return [{"window": 255.0, "level": 127.5, "spread": 255.0}]
+        found = []
+        for channel in range(min(len(self.channels), _MOST_AUTOS)):
+            same = channel == self.view.channel
+            values = self.values if same else sample(self.image, self._channels(channel))
+            auto = auto_window(values)
+            wide = auto_window(values, 0.5, 99.5).width
+            found.append({"window": auto.width, "level": auto.level, "spread": wide})
+        return found
 
     @cached_property
     def presets(self) -> dict[str, Window]:
         """Windows to choose from; the first one is where the view begins, if it says nothing else."""
-        auto = Window(255, 127.5) if self.colour else auto_window(self.values)
+        own = self.autos[self.view.channel if self.view.channel < len(self.autos) else 0]
+        auto = Window(own["window"], own["level"])
         if self.geometry.ndim == 2 or self.image.dtype.kind == "u":
             return {AUTO: auto}
         if looks_like_ct(self.values):
@@ -135,8 +152,6 @@ class PlanesPicture:
     def header(self) -> dict[str, Any]:
         """All that the browser must know beside slices, as plain values."""
         shape, affine = self.geometry.shape, self.geometry.affine
-        finite = self.values[np.isfinite(self.values)]
-        spread = np.percentile(finite, (0.5, 99.5)) if finite.size else (0.0, 1.0)
         begin = {
             **asdict(self.view),
             "hidden": sorted(self.view.hidden),
@@ -157,7 +172,8 @@ class PlanesPicture:
             "colour": self.colour,
             "whole": self.image.dtype.kind in "uib",
             "unit": self.unit,
-            "spread": float(spread[1] - spread[0]) or 1.0,
+            "autos": self.autos,
+            "auto": AUTO,
             "presets": [{"name": n, "window": w.width, "level": w.level} for n, w in self.presets.items()],
             "view": begin,
             "classes": [{"name": c.name, "colour": c.colour} for c in classes],

@@ -77,9 +77,10 @@ def as_slices(source: Any) -> Slices:
     """An array or an :class:`Image` -> its slices; what already gives slices is returned as it is."""
     if isinstance(source, Image):
         return ImageSlices(source)
-    if isinstance(source, ArraySlices | ImageSlices):
-        return source
-    return ArraySlices(source if isinstance(source, np.ndarray) else np.asarray(source))
+    if not isinstance(source, np.ndarray) and hasattr(source, "read"):
+        given: Slices = source
+        return given
+    return ArraySlices(np.asarray(source))
 
 
 def lay_out(image: Image, folder: Path) -> Slices:

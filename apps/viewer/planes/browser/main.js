@@ -156,6 +156,21 @@ class Ui {
 
   // ---- changes of what is seen
 
+  get spread() {
+    return this.auto().spread;
+  }
+
+  auto(channel = this.view.channel) {
+    return this.head.autos[channel] || this.head.autos[0];
+  }
+
+  // Channels differ in their values: a window by percentiles follows.
+  setChannel(channel) {
+    const [old, now] = [this.auto(), this.auto(channel)];
+    const followed = this.view.window === old.window && this.view.level === old.level;
+    this.setView({ channel, ...(followed ? { window: now.window, level: now.level } : {}) });
+  }
+
   setView(change) {
     Object.assign(this.view, change);
     if (change.single !== undefined || change.radiological !== undefined || change.channel !== undefined) this.build();
@@ -165,6 +180,11 @@ class Ui {
 
   setWindow(window, level, preset) {
     this.setView({ window, level, preset });
+  }
+
+  presets() {
+    const { window, level } = this.auto();
+    return this.head.presets.map((p) => (p.name === this.head.auto ? { ...p, window, level } : p));
   }
 
   setZoom(plane, zoom) {

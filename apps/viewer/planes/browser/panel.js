@@ -53,11 +53,11 @@ function buildBar(ui) {
   const view = make("div", "group");
   ui.presetSelect = make("select", "preset");
   ui.presetSelect.addEventListener("change", () => {
-    const found = ui.head.presets.find((one) => one.name === ui.presetSelect.value);
+    const found = ui.presets().find((one) => one.name === ui.presetSelect.value);
     if (found) ui.setWindow(found.window, found.level, found.name);
   });
   ui.channelSelect = make("select", "channel");
-  ui.channelSelect.addEventListener("change", () => ui.setView({ channel: Number(ui.channelSelect.value) }));
+  ui.channelSelect.addEventListener("change", () => ui.setChannel(Number(ui.channelSelect.value)));
   ui.sideSelect = make("select", "side");
   for (const side of ["Radiological", "Neurological"]) put(ui.sideSelect, make("option", "", { text: side, value: side }));
   ui.sideSelect.addEventListener("change", () => ui.setView({ radiological: ui.sideSelect.value === "Radiological" }));
@@ -205,7 +205,7 @@ function updateControls(ui) {
     ui.presetSelect.dataset.names = names;
     ui.presetSelect.replaceChildren(...head.presets.map((p) => make("option", "", { text: p.name, value: p.name })), make("option", "", { text: "Own", value: "" }));
   }
-  const same = head.presets.find((p) => Math.abs(p.window - view.window) < 1e-9 && Math.abs(p.level - view.level) < 1e-9);
+  const same = ui.presets().find((p) => Math.abs(p.window - view.window) < 1e-9 && Math.abs(p.level - view.level) < 1e-9);
   ui.presetSelect.value = view.preset || same?.name || "";
   ui.channelField.hidden = head.channels.length < 2 || head.colour;
   if (ui.channelSelect.dataset.names !== head.channels.join("|")) {

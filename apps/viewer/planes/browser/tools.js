@@ -46,10 +46,10 @@ function cross(viewport, at) {
 
 function windowing(ui) {
   const { window, level } = ui.view;
-  const speed = ui.head.spread / 400;
+  const speed = ui.spread / 400;
   return {
     move: (dx, dy) => {
-      ui.setWindow(Math.max(window + dx * speed, ui.head.whole ? 1 : ui.head.spread * 1e-4), level + dy * speed, "");
+      ui.setWindow(Math.max(window + dx * speed, ui.head.whole ? 1 : ui.spread * 1e-4), level + dy * speed, "");
     },
   };
 }
@@ -249,7 +249,7 @@ function key(ui, viewport, event) {
   if (event.altKey && name in SLICE_KEYS) {
     const sign = { ArrowUp: [0, 1], ArrowDown: [0, -1], ArrowRight: [1, 0], ArrowLeft: [-1, 0] }[name];
     if (!sign) return false;
-    ui.setWindow(Math.max(view.window + (sign[0] * ui.head.spread) / 40, 1e-6), view.level + (sign[1] * ui.head.spread) / 40, "");
+    ui.setWindow(Math.max(view.window + (sign[0] * ui.spread) / 40, 1e-6), view.level + (sign[1] * ui.spread) / 40, "");
   } else if (event.shiftKey && name.startsWith("Arrow")) {
     const p = viewport.place_;
     const moved = [...view.cross];
