@@ -20,13 +20,14 @@ from datamodules.image import Crop, Image, Window
 from datamodules.open import open_image, open_map_writer, open_mask_writer
 from datamodules.streamed import network_view
 from datamodules.tiler import Block, PatchFunction
+from models.fast import FastNetwork
 from models.memory_format import channels_last, channels_last_weights
 from tasks.attention_pictures import AttentionOfImage, AttentionRecorder
 from tasks.calibration import apply_temperature
 from tasks.ensemble import SideBySide, check_alike, preparations
 from tasks.maps import MAPS
 from tasks.model_file import Description, ModelFileError
-from tasks.networks import load_network
+from tasks.networks import is_exported, load_network
 from tasks.segmented import Prediction
 from tasks.windows import Windows
 
@@ -42,6 +43,7 @@ class Predictor:
         others: more networks with their descriptions, of the same classes, windows and channels. Each sees the image
             as its own description prepares it. Its probabilities are by its own temperature, and the mean of all
             counts, window by window: one pass over the image.
+        fast: run the networks as :class:`~models.fast.FastNetwork` does: answers are nearly the same.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Predictor:
         device: str | None = None,
         windows: Windows | None = None,
         others: Sequence[tuple[torch.nn.Module, Description]] = (),
+        fast: bool = False,
     ) -> None:
         self.description = description
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -60,6 +63,7 @@ class Predictor:
         for member, _ in members:
             channels_last_weights(member)
         self.networks = [member.to(self.device).eval() for member, _ in members]
+        self._running = [FastNetwork(member) if fast else member for member in self.networks]
         self.preparations, self._prepared = preparations([said for _, said in members])
         temperatures = [(said.calibration or {}).get("temperature", 1.0) for _, said in members]
         # One network's windows are blended first, since its temperature was fitted to what is blended. Of several,
@@ -71,6 +75,16 @@ class Predictor:
     def network(self) -> torch.nn.Module:
         """The network; of several the first."""
         return self.networks[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What ``fast`` made use of and what it left out, known after the first window; empty without it."""
+        return [
+            note
+            for network in self._running
+            if isinstance(network, FastNetwork)
+            for note in (*network.used, *network.notes)
+        ]
 
     @property
     def classes(self) -> Classes:
@@ -240,7 +254,13 @@ class Predictor:
         seen = opened if region is None else Crop(opened, tuple(region))
         wanted = opened.checked(None if region is None else tuple(region))
         present = torch.from_numpy(self.description.preprocessing.present(opened))
-        look = AttentionRecorder(self.network, partial(self._probabilities, present=present))
+
+        @torch.inference_mode()
+        def run(patches: torch.Tensor) -> None:
+            for _ in self._each(patches, present, self.networks):  # as they are: faster ones show no weights
+                pass
+
+        look = AttentionRecorder(self.network, run)
         whole = np.zeros((0, *seen.geometry.shape), np.float32)
         for place, block in self._blocks(look, opened, None, region):
             if len(block) != len(whole):
@@ -271,12 +291,14 @@ class Predictor:
             (logits,) = self._each(patches, present)
         return logits
 
-    def _each(self, patches: torch.Tensor, present: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _each(
+        self, patches: torch.Tensor, present: torch.Tensor, networks: Sequence[torch.nn.Module] | None = None
+    ) -> Iterator[torch.Tensor]:
         inputs = self.description.patch.inputs(present).to(self.device).expand(len(patches), -1)
         # Nothing is said where nothing is missing: masks cost time.
         told = None if present.all() else inputs
         views = [channels_last(part) for part in patches.to(self.device).chunk(len(self.preparations), dim=1)]
-        for network, way in zip(self.networks, self._prepared, strict=True):
+        for network, way in zip(networks or self._running, self._prepared, strict=True):
             yield network(views[way], present=told).logits
 
     def _found(self, logits: torch.Tensor, axis: int) -> torch.Tensor:
@@ -306,6 +328,7 @@ def load(
     device: str | None = None,
     trust: bool = False,
     windows: Windows | None = None,
+    fast: bool = False,
 ) -> Predictor:
     """Load a ``model.safetensors`` and return a ready predictor: ``load(path).predict("scan.nii.gz").mask``.
 
@@ -314,13 +337,19 @@ def load(
         device: as for :class:`Predictor`.
         trust: also run the code of a model whose class is not ours.
         windows: as for :class:`Predictor`.
+        fast: as for :class:`Predictor`.
 
     Raises:
-        ModelFileError: a file cannot be used, or several do not fit each other.
+        ModelFileError: a file cannot be used, or several do not fit each other, or an exported one is to be fast.
     """
     files = [path] if isinstance(path, str | Path) else list(path)
     if not files:
         raise ModelFileError("no model is given; give the model.safetensors that `delineate fit` wrote")
+    exported = [file for file in files if is_exported(file)]
+    if fast and exported:
+        raise ModelFileError(
+            f"{exported[0]}: --fast is for networks that torch runs; give the model.safetensors, or leave --fast out"
+        )
     loaded = [load_network(file, device, trust) for file in files]
     check_alike(files, [description for _, description in loaded], windows or Windows())
-    return Predictor(*loaded[0], device, windows, loaded[1:])
+    return Predictor(*loaded[0], device, windows, loaded[1:], fast)

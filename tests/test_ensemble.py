@@ -196,3 +196,23 @@ def test_the_estimate_counts_networks_views_and_regions(
     assert cost(files[0], rotate=True, mirror="all", region=region)[::2] == (3 * 4, 8 * 0.5)
     maps = cost(files[0], probabilities=True, entropy=True)
     assert maps[1] - one[1] == 4 * (3 + 1) * 41 * 37
+
+
+def test_fast_networks_say_nearly_the_same(tmp_path: Path, picture: Path) -> None:
+    """What makes them faster has tests of its own; here it is asked for, told of, and part of what is remembered."""
+    files = folds(tmp_path)
+    plain = tasks.load(files).predict(picture, probabilities=True).probabilities
+    predictor = tasks.load(files, fast=True)
+    for network in predictor._running:
+        network._compiled = False  # takes long
+    assert predictor.notes == []
+    found = predictor.predict(picture, probabilities=True).probabilities
+    np.testing.assert_allclose(found, plain, atol=0.1)
+    assert predictor.notes
+    batch = [
+        Batch(files, [str(picture)], tmp_path / "out", Settings(fast=fast)).worker.records.made_by["fast"]
+        for fast in (False, True)
+    ]
+    assert batch == [False, True]
+    with pytest.raises(ModelFileError, match=r"model\.onnx: --fast is for networks that torch runs"):
+        tasks.load(tmp_path / "model.onnx", fast=True)

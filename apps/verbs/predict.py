@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -131,6 +132,11 @@ def _add_quality(group: argparse._ArgumentGroup) -> None:
         "--rotate", action="store_true", help="average over windows turned by right angles: 4 times the time"
     )
     group.add_argument(
+        "--fast",
+        action="store_true",
+        help="16-bit numbers where the processor has them, and compilation: nearly the same masks",
+    )
+    group.add_argument(
         "--skip-background",
         type=float,
         nargs="?",
@@ -173,6 +179,8 @@ def run(args: argparse.Namespace) -> int:
     with gentle() as interrupt, _Bar(estimate) as bar:
         summary = batch.run(bar.told, lambda: interrupt.asked)
     _report(summary)
+    if not args.quiet and batch.worker.predictor.notes:
+        print(f"fast: {'; '.join(batch.worker.predictor.notes)}", file=sys.stderr)
     return summary.exit_code
 
 
@@ -197,6 +205,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         rotate=args.rotate or None,
         window_batch=args.window_batch,
         skip_background=args.skip_background,
+        fast=args.fast,
         region=None if args.region is None else parse_region(args.region),
         probabilities=args.probabilities,
         entropy=args.entropy,

@@ -43,7 +43,7 @@ class Worker:
         self.models = [Path(model)] if isinstance(model, str | Path) else [Path(file) for file in model]
         self.folder = folder
         self.settings = settings
-        self.predictor = load(self.models, settings.device, settings.trust, settings.windows)
+        self.predictor = load(self.models, settings.device, settings.trust, settings.windows, settings.fast)
         wanted = {
             **settings.maps,
             **({"attention": {}} if settings.attention else {}),
@@ -76,6 +76,7 @@ class Worker:
                 "rotate": tiler.rotate,
                 "skip_background": windows.skip_background,
             },
+            "fast": settings.fast,
             "region": None if settings.region is None else region_text(settings.region),
             "allow_gaps": settings.allow_gaps,
             **self.ensemble,
