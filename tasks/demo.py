@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ import numpy as np
 
 from datamodules.atomic import atomic_path, write_text
 from datamodules.classes import Classes
-from datamodules.errors import DataError
 from datamodules.geometry import RAS_MM, Geometry
 from datamodules.open import open_image
 from tasks.overlap import counts, dice
+from tasks.template import packaged
 
 CLASSES = Classes(["background", "csf", "grey", "white"])
 # The axis that is cut into slabs: inferior to superior.
@@ -112,25 +111,6 @@ def slab_of(demo: Demo, volume: Path, target: Path) -> None:
     data = image.read()[0]
     cut = image.geometry.crop((0, 0, demo.held_out.start), (*data.shape[:2], len(demo.held_out)))
     _save(target, data[:, :, demo.held_out.start : demo.held_out.stop], cut.affine)
-
-
-def packaged(what: str) -> Path:
-    """The file of a volume of the template: ``t1``, ``gm`` or ``wm``.
-
-    Raises:
-        DataError: nilearn, which packages it, is not installed.
-    """
-    spec = find_spec("nilearn")
-    if spec is None or spec.origin is None:
-        raise DataError(
-            "the demo's MRI is packaged with nilearn; install it: pip install -c constraints.txt '.[demo]'"
-        )
-    # Read as a file: importing nilearn would take seconds and a dozen packages.
-    name = f"mni_icbm152_{what}_tal_nlin_sym_09a_converted.nii.gz"
-    file = Path(spec.origin).parent / "datasets" / "data" / name
-    if not file.is_file():
-        raise DataError(f"{file}: nilearn does not package this file any more; install the pinned version")
-    return file
 
 
 def _packaged(what: str) -> tuple[np.ndarray, np.ndarray]:

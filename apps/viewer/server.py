@@ -105,7 +105,7 @@ def ask_nobody() -> None:
     """
     from streamlit import net_util
 
-    net_util.get_external_ip = lambda: None  # type: ignore[assignment]
+    net_util.get_external_ip = lambda: None
 
 
 def free_port(port: int | None, address: str) -> int:

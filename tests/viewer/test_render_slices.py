@@ -44,8 +44,8 @@ def test_hounsfield_units_are_known_by_air_and_tissue():
 
 
 @pytest.fixture
-def volume(rng=np.random.default_rng(3)):
-    return rng.integers(-900, 900, (2, 5, 6, 7)).astype(np.int16)
+def volume():
+    return np.random.default_rng(3).integers(-900, 900, (2, 5, 6, 7)).astype(np.int16)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

@@ -52,8 +52,12 @@ def _chosen(current: Session, entry: ModelEntry) -> None:
     ready = current.opened is not None and not problem
     if st.button("Predict", type="primary", width="stretch", icon=":material/draw:", disabled=not ready):
         bar = st.progress(0.0, "Predicting ...")
+
+        def told(share: float) -> None:
+            bar.progress(min(share, 1.0), "Predicting ...")
+
         try:
-            result = current.predict(lambda share: bar.progress(min(share, 1.0), "Predicting ..."))
+            result = current.predict(told)
         finally:
             bar.empty()
         st.toast(f"Done in {result.seconds:.1f} s", icon=":material/check:")

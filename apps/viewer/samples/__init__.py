@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.errors import DataError
+from tasks.template import packaged
 
 # Those that the models were trained on begin at 100.
 _SEED = 7
@@ -49,8 +50,6 @@ MODELS = {
 
 
 def _mri(folder: Path) -> Path:
-    from tasks.demo import packaged
-
     try:
         return packaged("t1")
     except DataError:  # nilearn is not there

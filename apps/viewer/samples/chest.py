@@ -28,9 +28,9 @@ def chest(seed: int, side: int = 512) -> tuple[np.ndarray, np.ndarray]:
         The image ``(side, side)`` uint8, bright where much is absorbed, and its labels ``(side, side)`` uint8.
     """
     random = np.random.default_rng(seed)
-    y, x = np.meshgrid(*[np.linspace(-1, 1, side, dtype=np.float32)] * 2, indexing="ij")
-    x = x + random.uniform(-0.04, 0.04) + 0.02 * field(random, x.shape, side / 3)
-    y = y + random.uniform(-0.04, 0.04) + 0.02 * field(random, y.shape, side / 3)
+    down, across = np.meshgrid(*[np.linspace(-1, 1, side, dtype=np.float32)] * 2, indexing="ij")
+    x = across + random.uniform(-0.04, 0.04) + 0.02 * field(random, across.shape, side / 3)
+    y = down + random.uniform(-0.04, 0.04) + 0.02 * field(random, down.shape, side / 3)
     lungs = np.zeros(x.shape, dtype=bool)
     dome = random.uniform(0.44, 0.54)
     for at, bottom in ((-0.40, dome - 0.05), (0.40, dome)):

@@ -22,6 +22,7 @@ from datamodules.patch import Patch
 from datamodules.preprocessing import Preprocessing
 from datamodules.sensors import sensor
 from models import EncoderDecoder
+from models.parts import Part
 from tasks import demo
 from tasks.losses import DiceCE
 from tasks.model_file import Description, save_model
@@ -133,11 +134,12 @@ def train(name: str, steps: int, target: Path) -> dict[str, float]:
     random = np.random.default_rng(0)
     pairs = task.pairs()
     rest, held_out = pairs[:-_HELD_OUT], pairs[-_HELD_OUT:]
+    encoder: Part = {"name": "plain", "widths": [*WIDTHS], "norm": "batch"}
     network = EncoderDecoder(
         len(task.preprocessing.channels),
         len(task.classes),
         2,
-        encoder={"name": "plain", "widths": list(WIDTHS), "norm": "batch"},
+        encoder=encoder,
         decoder={"name": "unet", "blocks": 1},
         fusion="attention_gate",
         attention={"name": "psa", "at": "bottleneck"},
