@@ -51,7 +51,10 @@ class ArraySlices:
     def read(self, channels: slice, axis: int | None, index: int) -> np.ndarray:
         """As :class:`Slices` has it."""
         part = self.array[channels]
-        return part if axis is None else part[(slice(None), *[slice(None)] * axis, index)]
+        if axis is None:
+            return part
+        at: tuple[slice | int, ...] = (slice(None), *[slice(None)] * axis, index)
+        return part[at]
 
 
 class ImageSlices:

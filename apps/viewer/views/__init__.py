@@ -10,6 +10,6 @@ from apps.viewer.views import flat, volume
 
 VIEWS: Mapping[Kind, Callable[[Session], None]] = {
     "volume": volume.show,
-    "picture": flat.show,
+    "picture": volume.show,
     "scene": flat.show,
 }

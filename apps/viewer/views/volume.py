@@ -1,50 +1,107 @@
-"""A volume: one plane at a time, until the component of three planes takes its place."""
+"""A volume or a picture: linked planes, drawn in the browser from exact values."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import streamlit as st
 
-from apps.viewer.render.flat import overlaid
+from apps.viewer.planes.component import Mark, PlanesEvent, planes
+from apps.viewer.render.legend import legend_of
+from apps.viewer.render.planes import PlanesPicture, View, render_planes
+from apps.viewer.render.slices import Slices, lay_out
 from apps.viewer.session.session import Session
-from apps.viewer.state import plain
-from apps.viewer.views.display import controls
-from datamodules.geometry import reorient_array
-from tasks.pictures import shown
+from datamodules.open import open_image
 
-_PLANES = {"Axial": 2, "Coronal": 1, "Sagittal": 0}
+# Where a panel leaves what it wants of the planes, in the parts of a session.
+ASKED = "planes asked"
 
 
-@st.fragment
+@dataclass
+class Asked:
+    """What a panel wants of the planes: set ``current.parts[ASKED]``.
+
+    Attributes:
+        heard: is called with what was done; the page then runs anew.
+        mode: what a press does, as :func:`~apps.viewer.planes.component.planes` has it.
+        label: index of the class to draw with.
+        radius: of the brush, in elements.
+        marks: what is drawn over the image.
+        mask: drawn in place of the result's, ``(*S)`` values of the classes: a candidate, or a corrected mask.
+        classes: of that mask.
+        version: change it after that mask was changed in place.
+    """
+
+    heard: Callable[[PlanesEvent], None] | None = None
+    mode: str = "look"
+    label: int = 1
+    radius: float = 4.0
+    marks: tuple[Mark, ...] = ()
+    mask: Any = None
+    classes: Any = None
+    version: str = ""
+
+
 def show(current: Session) -> None:
-    """The slice at the left, the controls at the right."""
+    """The planes, over the whole width."""
+    assert current.opened is not None
+    asked = current.parts.get(ASKED) or Asked()
+    event = planes(
+        picture_of(current),
+        "planes",
+        asked.mode,
+        label=asked.label,
+        radius=asked.radius,
+        marks=asked.marks,
+    )
+    if event is not None and asked.heard is not None:
+        asked.heard(event)
+        st.rerun()
+
+
+def picture_of(current: Session) -> PlanesPicture:
+    """What the planes show of this session; made anew only when the image, its mask or what a panel asks changes.
+
+    Raises:
+        DataError: the image is damaged.
+    """
     opened, result = current.opened, current.result
     assert opened is not None
-    geometry = opened.image.geometry
-    turn = geometry.orientation_to("RAS")
-    if "volume" not in current.parts:
-        current.parts["volume"] = reorient_array(shown(opened.values[:1].astype(np.float32), None), turn)[0]
-    volume = current.parts["volume"]
-    left, right = st.columns([4, 1], gap="medium")
-    with right:
-        plane = (
-            st.segmented_control("Plane", list(_PLANES), default="Axial", required=True, key="plane")
-            or "Axial"
-        )
-        axis = _PLANES[plane]
-        last = volume.shape[axis] - 1
-        index = st.slider("Slice", 0, last, last // 2, key=f"slice {plane}") if last else 0
-        how = controls(current)
-    grey = _cut(volume, axis, index)
-    drawn = np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
-    if result is not None:
-        mask = result.mask if result.mask.ndim == 4 else result.mask[None]
-        turned = reorient_array(mask, turn)
-        cut = np.stack([_cut(one, axis, index) for one in turned])
-        drawn = overlaid(drawn, cut[0] if result.classes.exclusive else cut, result.classes, how)
-    left.image(drawn, width=620, alt=plain(f"{opened.name}, {plane.lower()} slice {index}"))
-
-
-def _cut(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
-    """A slice of a volume in RAS, as it is displayed: the patient's right at the left, up is up."""
-    return np.flip(volume.take(index, axis).swapaxes(0, 1), (0, 1))
+    asked = current.parts.get(ASKED) or Asked()
+    made = current.parts.get("planes picture")
+    objects, version = (result, asked.mask, asked.classes), asked.version
+    if made is not None and made[1] == version and all(a is b for a, b in zip(made[0], objects, strict=True)):
+        kept: PlanesPicture = made[2]
+        return kept
+    image = opened.image
+    values: Slices | None = current.parts.get("planes values")
+    if values is None:
+        with st.spinner("Reading the image ..."):
+            values = current.parts["planes values"] = lay_out(image, current.folder)
+    mask, classes, likely = asked.mask, asked.classes, None
+    if mask is None and result is not None:
+        with st.spinner("Reading the mask ..."):
+            mask, classes = lay_out(result.image, current.folder), result.classes
+            if "probabilities" in result.maps:
+                likely = lay_out(open_image(result.maps["probabilities"]), current.folder)
+    spacing = image.meta.get("spacing_mm")  # of an X-ray
+    array = getattr(mask, "array", mask)
+    if array is not None and classes.exclusive and array.ndim > image.geometry.ndim:
+        array = array[0]
+    picture = render_planes(
+        values,
+        image.geometry,
+        View(),
+        mask,
+        classes,
+        likely,
+        channels=image.channels,
+        spacing=spacing,
+        name=opened.name,
+        legend=None if array is None else legend_of(array, image.geometry, classes, spacing),
+        version=version,
+    )
+    current.parts["planes picture"] = (objects, version, picture)
+    return picture
