@@ -141,6 +141,7 @@ class RayEngine(Engine):
                 return None, None
             lost[job.name] += 1
             if lost[job.name] <= RETRIES:
+                warnings.warn(f"{job.name}: the worker that drew it died; it is begun again", stacklevel=2)
                 return job, None
             return job, _failed(
                 job,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,12 +34,14 @@ class Outcome:
 class Member:
     """An actor. It loads the model once, and holds it until it leaves."""
 
-    def begin(self, here: Path, model: Path, folder: Path, settings: Settings) -> None:
+    def begin(
+        self, here: Path, model: str | Path | Sequence[str | Path], folder: Path, settings: Settings
+    ) -> None:
         """Get ready.
 
         Args:
             here: the folder in which the command was given; relative paths count from it.
-            model: a ``model.safetensors``.
+            model: a ``model.safetensors``, or several.
             folder: the output folder.
             settings: how.
 

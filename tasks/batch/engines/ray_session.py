@@ -61,8 +61,9 @@ def session(
         raise DataError(
             f"--device {device}: with --engine ray it is Ray that deals out GPUs; give --device {device.split(':')[0]}"
         )
-    # Said before the import, which reads some of it. No statistics of use are sent.
-    wanted = {"RAY_USAGE_STATS_ENABLED": "0"}
+    # Said before the import, which reads some of it. No statistics of use are sent. Workers are as important here as
+    # any program; as Ray has it, whatever else runs on the machine goes first.
+    wanted = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     if address is None and not os.environ.get("RAY_AUTH_MODE"):
         # Ray listens on ports, and whoever may use them can run code. Without a token of ours Ray would write one
         # into the home folder.
