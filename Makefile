@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Where it is set, every start would compile torch and its friends again: half a minute each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lock demo test test-all check bench versus ablation setup clean
+.PHONY: lock demo test test-all check bench backends versus ablation setup clean
 
 setup: $(READY)
 
@@ -36,6 +36,10 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.tiled_inference
 	$(BIN)/python -m benchmarks.scene
+
+# What computes a network: make backends MODEL=runs/NAME/model.safetensors IMAGES=FOLDER
+backends: $(READY)
+	$(BIN)/python -m benchmarks.backends $(MODEL) $(IMAGES)
 
 # Our recipes against the peer's U-Net: make versus DATA="retina_vessels=FOLDER xray_lungs=FOLDER"
 versus: $(READY)

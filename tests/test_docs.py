@@ -138,7 +138,14 @@ def test_every_decision_is_named_where_the_whole_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "verb"), [("predict", "predict"), ("metrics", "evaluate"), ("check", "check"), ("plan", "plan")]
+    ("page", "verb"),
+    [
+        ("predict", "predict"),
+        ("metrics", "evaluate"),
+        ("check", "check"),
+        ("plan", "plan"),
+        ("export", "export"),
+    ],
 )
 def test_every_option_of_a_verb_is_explained(page: str, verb: str) -> None:
     (verbs,) = (action for action in build_parser()._actions if action.dest == "verb")
@@ -212,7 +219,7 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     known = signatures()
     pattern = re.compile(rf"(?<![\w./*(])(?:--)?({'|'.join(map(re.escape, known))})\.(?!init_args)([a-z]\w*)")
     for typed in code(page.read_text("utf-8")):
-        if re.search(r"\.(md|json|yaml|csv|html|safetensors|py|previous)\b", typed):
+        if re.search(r"\.(md|json|yaml|csv|html|safetensors|onnx|pt2|py|previous)\b", typed):
             continue
         for prefix, name in pattern.findall(typed):
             assert name in known[prefix], typed
@@ -314,7 +321,14 @@ def test_fields_of_the_model_file_are_those_that_are_written() -> None:
     header = next(
         n.value for n in ast.walk(save) if isinstance(n, ast.Assign) and isinstance(n.value, ast.Dict)
     )
-    keys = [key.value for key in header.keys if isinstance(key, ast.Constant)]
+    described = next(
+        n.value
+        for f in ast.walk(tree)
+        if isinstance(f, ast.FunctionDef) and f.name == "to_json"
+        for n in ast.walk(f)
+        if isinstance(n, ast.Return) and isinstance(n.value, ast.Dict)
+    )
+    keys = [key.value for key in (*header.keys, *described.keys) if isinstance(key, ast.Constant)]
     assert first_column(text_of("docs/model-file.md"), "Field") == keys
 
 
