@@ -2,7 +2,8 @@
 
 Tensors, and a JSON header that says the architecture (class path and arguments), the preprocessing, the tile,
 the classes, the metrics and where it came from. Nothing is unpickled, and no class is imported but our own
-networks, unless the user says so.
+networks, unless the user says so. Tensors that a network took from a file of base weights and never changed stay
+in that file, which is named with its hash (docs/decisions/0011-frozen-base-weights.md).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +26,7 @@ from datamodules.atomic import atomic_path
 from datamodules.classes import Classes
 from datamodules.patch import Patch
 from datamodules.preprocessing import Preprocessing
+from models.base_weights import Base, digest, find_base
 from models.interfaces import Segmenter
 
 HEADER = "delineate"
@@ -94,8 +96,10 @@ class Description:
 
 
 def save_model(path: str | Path, network: Segmenter, description: Description) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file, whole or not at all; without what the network still has as its file of base weights has it."""
     cls = type(network)
+    state = network.state_dict()
+    base = _base_needed(network.base, state)
     header = {
         "format": FORMAT,
         "architecture": {
@@ -104,21 +108,28 @@ def save_model(path: str | Path, network: Segmenter, description: Description) -
         },
         **description.to_json(),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    if base is not None:
+        header["base"] = base.to_json()
+        state = {name: tensor for name, tensor in state.items() if name not in base.tensors}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
 
 
-def load_model(path: str | Path, trust: bool = False) -> tuple[Segmenter, Description]:
+def load_model(
+    path: str | Path, trust: bool = False, base_folders: Sequence[str | Path] = ()
+) -> tuple[Segmenter, Description]:
     """Rebuild the network and its description.
 
     Args:
         path: a ``model.safetensors`` written by :func:`save_model`.
         trust: also import a class from outside our own packages. Its code will run.
+        base_folders: where base weights are looked for, besides the file's own folder and those that
+            ``DELINEATE_WEIGHTS`` names. The file says their name and hash, never a path.
 
     Raises:
-        ModelFileError: missing, damaged, a pickle, written by something else, names a foreign class, or
-            tensors and architecture do not fit.
+        ModelFileError: missing, damaged, a pickle, written by something else, names a foreign class,
+            tensors and architecture do not fit, or the base weights are not there.
     """
     file = Path(path)
     header, tensors = _read(file)
@@ -129,12 +140,13 @@ def load_model(path: str | Path, trust: bool = False) -> tuple[Segmenter, Descri
             str(architecture["class_path"]),
             _without_weight_files(architecture["arguments"]),
         )
+        base = Base.from_json(header["base"]) if "base" in header else None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelFileError(
             f"{file}: its header is incomplete or wrong ({type(error).__name__}: {error})"
         ) from error
     cls = _segmenter_class(class_path, file, trust)
-    return _filled(cls, arguments, tensors, file), description
+    return _filled(cls, arguments, tensors, file, base, [file.parent, *map(Path, base_folders)]), description
 
 
 def versions() -> dict[str, str]:
@@ -202,7 +214,12 @@ def _segmenter_class(class_path: str, file: Path, trust: bool) -> type[Segmenter
 
 
 def _filled(
-    cls: type[Segmenter], arguments: dict[str, Any], tensors: Mapping[str, torch.Tensor], file: Path
+    cls: type[Segmenter],
+    arguments: dict[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    file: Path,
+    base: Base | None,
+    folders: Sequence[Path],
 ) -> Segmenter:
     """Build without memory first, so that a header cannot ask for more than the file holds."""
     try:
@@ -210,6 +227,8 @@ def _filled(
             network = cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{file}: its architecture cannot be built ({error})") from error
+    if base is not None:
+        tensors = {**_from_base(network, base, file, folders), **tensors}
     wanted = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     if wanted != found:
@@ -220,7 +239,40 @@ def _filled(
         # Buffers that are not saved are computed by the constructor: build again, now that sizes are known.
         network = cls(**arguments)
         network.load_state_dict(dict(tensors), strict=True)
+    network.base = base
     return network.eval()
+
+
+def _base_needed(base: Base | None, state: Mapping[str, torch.Tensor]) -> Base | None:
+    """``base`` with the tensors that may stay in its file; None where that is less than half of the network, which
+    is then worth more in one piece.
+    """
+    if base is None:
+        return None
+    unchanged = base.unchanged(state)
+    if 2 * sum(state[name].nbytes for name in unchanged) < sum(t.nbytes for t in state.values()):
+        return None
+    return Base(base.file, base.sha256, {n: value for n, value in base.tensors.items() if n in unchanged})
+
+
+def _from_base(
+    network: Segmenter, base: Base, file: Path, folders: Sequence[Path]
+) -> dict[str, torch.Tensor]:
+    """The tensors that ``file`` leaves to its base weights, each compared with what it was when it was left out."""
+    try:
+        source = find_base(base, folders)
+        found = network.base_tensors(source)
+    except ValueError as error:
+        raise ModelFileError(f"{file}: {error}") from error
+    wrong = [
+        name for name, known in base.tensors.items() if name not in found or digest(found[name]) != known
+    ]
+    if wrong:
+        raise ModelFileError(
+            f"{file}: {source} does not give the tensors it was trained with: {', '.join(wrong[:5])}; the file was "
+            "written by another version, or its header was changed"
+        )
+    return {name: found[name] for name in base.tensors}
 
 
 def _without_weight_files(value: Any) -> Any:

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Elements of the bias that exist at a time: 64 MiB in float32. All of it would be a gigabyte at 1024 pixels.
-BIAS_ELEMENTS = 2**24
+# Elements of the bias that exist at a time, for each thread: 4 MiB in float32, which a cache holds. All of it would be
+# a gigabyte at 1024 pixels.
+BIAS_ELEMENTS = 2**20
+# On other devices, where few large steps are quicker.
+BIAS_ELEMENTS_ACCELERATOR = 2**26
 
 
 class RelPosAttention(nn.Module):
@@ -35,19 +38,55 @@ class RelPosAttention(nn.Module):
         nn.init.trunc_normal_(self.rel_pos_w, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C) -> (B, H, W, C)``."""
-        return self.proj(self.attend(self.qkv(x)))
+        """Attention among all tokens of an image, ``(B, H, W, C) -> (B, H, W, C)``."""
+        batch, height, width, channels = x.shape
+        heads = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        attended = self._attend(heads.flatten(1, 2), height, width)
+        joined = attended.unflatten(0, (batch, self.num_heads)).transpose(1, 2)
+        return self.proj(joined.reshape(batch, height, width, channels))
 
-    def attend(self, qkv: Tensor) -> Tensor:
-        """What lies between the two projections: ``(B, H, W, 3 * C) -> (B, H, W, C)``."""
-        batch, height, width, channels = qkv.shape
-        heads = qkv.reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = heads.unbind(0)
-        grid = query.unflatten(2, (height, width))
-        rows = torch.einsum("bnhwc,hkc->bnhwk", grid, _pairs(self.rel_pos_h, height))
-        columns = torch.einsum("bnhwc,wkc->bnhwk", grid, _pairs(self.rel_pos_w, width))
-        attended = _attend_with(query, key, value, rows, columns)
-        return attended.transpose(1, 2).reshape(batch, height, width, channels // 3)
+    def within(self, x: Tensor, side: int) -> Tensor:
+        """Attention within windows of ``side`` tokens, ``(B, H, W, C) -> (B, H, W, C)``.
+
+        Windows that reach beyond the image are filled up with tokens of 0, which are attended to as any other.
+        """
+        batch, height, width, channels = x.shape
+        here, back = _window_order(batch, height, width, side, x.device)
+        # One token of 0 is projected for all that are missing.
+        tokens = torch.cat([x.reshape(-1, channels), x.new_zeros(1, channels)])
+        heads = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(1, 2, 0, 3)
+        # Cut, and sorted by head, in the one copy that both need.
+        windows = heads.index_select(2, here).unflatten(2, (-1, side * side)).flatten(1, 2)
+        attended = self._attend(windows, side, side).unflatten(0, (self.num_heads, -1)).flatten(1, 2)
+        joined = attended.index_select(1, back).transpose(0, 1)
+        return self.proj(joined.reshape(batch, height, width, channels))
+
+    def _attend(self, heads: Tensor, height: int, width: int) -> Tensor:
+        """Queries, keys and values ``(3, G, H * W, d) -> (G, H * W, d)``; G are heads of images or of windows."""
+        query, key, value = heads.contiguous().unbind(0)
+        grid = query.unflatten(1, (height, width))
+        rows = torch.einsum("ghwc,hkc->ghwk", grid, _pairs(self.rel_pos_h, height))
+        columns = torch.einsum("ghwc,wkc->ghwk", grid, _pairs(self.rel_pos_w, width))
+        line = width * height * width  # elements of the bias of one row of queries
+        budget = BIAS_ELEMENTS * torch.get_num_threads() if heads.is_cpu else BIAS_ELEMENTS_ACCELERATOR
+        lines = max(1, min(height, budget // line))
+        groups = max(1, budget // (line * lines))
+        parts = []
+        for first in range(0, len(query), groups):
+            some = slice(first, first + groups)
+            done = []
+            for top in range(0, height, lines):
+                bias = rows[some, top : top + lines, :, :, None] + columns[some, top : top + lines, :, None]
+                done.append(
+                    F.scaled_dot_product_attention(
+                        query[None, some, top * width : (top + lines) * width],
+                        key[None, some],
+                        value[None, some],
+                        attn_mask=bias.flatten(3).flatten(1, 2)[None],
+                    )[0]
+                )
+            parts.append(done[0] if len(done) == 1 else torch.cat(done, dim=1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def resample_positions(table: Tensor, length: int) -> Tensor:
@@ -63,26 +102,16 @@ def _pairs(table: Tensor, side: int) -> Tensor:
     return resample_positions(table, 2 * side - 1)[index[:, None] - index[None] + side - 1]
 
 
-def _attend_with(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``(B, n, H * W, d)`` three times, and ``(B, n, H, W, H)`` and ``(B, n, H, W, W)`` -> ``(B, n, H * W, d)``."""
-    batch, heads, height, width, _ = rows.shape
-    line = heads * width * height * width  # elements of the bias of one row of queries
-    images = max(1, BIAS_ELEMENTS // (line * height))
-    lines = max(1, min(height, BIAS_ELEMENTS // line))
-    parts = []
-    for b in range(0, batch, images):
-        some = slice(b, b + images)
-        done = []
-        for first in range(0, height, lines):
-            here = slice(first, first + lines)
-            bias = rows[some, :, here, :, :, None] + columns[some, :, here, :, None, :]
-            done.append(
-                F.scaled_dot_product_attention(
-                    query[some, :, first * width : (first + lines) * width],
-                    key[some],
-                    value[some],
-                    attn_mask=bias.flatten(4).flatten(2, 3),
-                )
-            )
-        parts.append(done[0] if len(done) == 1 else torch.cat(done, dim=2))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _window_order(
+    batch: int, height: int, width: int, side: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Numbers of the tokens window by window, where the number behind the last token means the filling; and for
+    each token its place among those.
+    """
+    count = batch * height * width
+    number = torch.arange(count, device=device).reshape(batch, height, width)
+    number = F.pad(number, (0, -width % side, 0, -height % side), value=count)
+    number = number.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten()
+    place = torch.empty(count + 1, dtype=torch.long, device=device)
+    place[number] = torch.arange(len(number), device=device)
+    return number, place[:count]

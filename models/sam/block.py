@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,7 +55,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, slices: int = 1) -> Tensor:
         """``(N, H, W, C) -> (N, H, W, C)``."""
         y = self.norm1(x)
-        h = self._attend(y)
+        h = self.attn.within(y, self.window) if self.window else self.attn(y)
         for adapter in self._at("attention"):
             h = adapter(h, slices)
         for adapter in self._at("depth"):
@@ -75,32 +74,3 @@ class Block(nn.Module):
         adapters = self.adapters[place]
         assert isinstance(adapters, nn.ModuleList)
         return adapters
-
-    def _attend(self, y: Tensor) -> Tensor:
-        if not self.window:
-            return self.attn(y)
-        height, width = y.shape[1:3]
-        # Windows are filled up with tokens of 0, which are attended to as any other: their keys and values are what
-        # the projection makes of 0. Only that one token is projected, not all of them.
-        filling = self.attn.qkv(y.new_zeros(1, 1, 1, y.shape[3]))
-        windows = _cut(self.attn.qkv(y), self.window, filling)
-        return self.attn.proj(_join(self.attn.attend(windows), self.window, (height, width)))
-
-
-def _cut(x: Tensor, side: int, filling: Tensor) -> Tensor:
-    """``(N, H, W, C)`` -> ``(N * windows, side, side, C)``; what is missing at the end of an axis is ``filling``."""
-    count, height, width, channels = x.shape
-    below, beside = -height % side, -width % side
-    if beside:
-        x = torch.cat([x, filling.to(x.dtype).expand(count, height, beside, channels)], dim=2)
-    if below:
-        x = torch.cat([x, filling.to(x.dtype).expand(count, below, width + beside, channels)], dim=1)
-    cut = x.reshape(count, (height + below) // side, side, (width + beside) // side, side, channels)
-    return cut.transpose(2, 3).reshape(-1, side, side, channels)
-
-
-def _join(windows: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """The inverse of :func:`_cut` for tokens of ``size``, without the filling."""
-    down, across = -(-size[0] // side), -(-size[1] // side)
-    joined = windows.reshape(-1, down, across, side, side, windows.shape[-1]).transpose(2, 3)
-    return joined.reshape(len(joined), down * side, across * side, -1)[:, : size[0], : size[1]]

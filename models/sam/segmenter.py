@@ -161,7 +161,8 @@ class SamSegmenter(Segmenter):
     def base_tensors(self, file: Path) -> dict[str, Tensor]:
         """What this network takes from ``file`` as it is, by its own names; see :class:`~models.base_weights.Base`."""
         tensors, report = self._fit(file)
-        return {name: tensors[name] for name in report.loaded}
+        # Copies: a file that is mapped and then cut short would end the process.
+        return {name: tensors[name].clone() for name in report.loaded}
 
     def _load(self, file: Path) -> None:
         tensors, self.report = self._fit(file)
