@@ -23,12 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.measure import Clock, Stopwatch, in_turns, machine, paired, peak_above
 from benchmarks.peers import PEERS, installed, peer
-from benchmarks.peers.job import Job
+from benchmarks.peers.job import Job, equal_share
 from benchmarks.speed_table import keep, table
 from benchmarks.synthetic_scene import scene, scene_network
 from datamodules import Classes, open_image
@@ -57,15 +56,15 @@ class Logits(torch.nn.Module):
 
 
 def methods(
-    path: Path, folder: Path, classes: int, null: bool, names: list[str]
+    path: Path, folder: Path, args: argparse.Namespace, names: list[str]
 ) -> tuple[dict[str, Callable[[], None]], Stopwatch, Clock]:
     """Name -> what draws the mask of the scene as ``folder/NAME.tif``; and the clocks that run meanwhile."""
-    network = Stopwatch(scene_network(classes, null))
+    network = Stopwatch(scene_network(args.classes, args.null))
     decision = Clock()
     description = Description(
         Preprocessing(channels=("red", "green", "blue"), normalization="range"),
         Patch((WINDOW, WINDOW)),
-        Classes(["background", *(f"class {i}" for i in range(1, classes))]),
+        Classes(["background", *(f"class {i}" for i in range(1, args.classes))]),
         {"overlap": OVERLAP, "blend": "gaussian"},
         {},
         {},
@@ -84,49 +83,44 @@ def methods(
 
     runs: dict[str, Callable[[], None]] = {"bare": bare, "ours": ours}
     for name in set(names) & set(PEERS):
-        job = Job(Logits(network), path, folder / f"{name}.tif", classes, WINDOW, OVERLAP, decision)
+        target = folder / f"{name}.tif"
+        job = Job(Logits(network), path, target, args.classes, WINDOW, OVERLAP, args.batch, decision)
         runs[name] = partial(peer(name).run, job)
     return {name: runs[name] for name in names}, network, decision
 
 
-def equal_share(one: Path, other: Path) -> float:
-    """Share of pixels that two masks agree on."""
-    import rasterio
-
-    with rasterio.open(one) as a, rasterio.open(other) as b:
-        return float(
-            np.mean([np.mean(a.read(1, window=w) == b.read(1, window=w)) for _, w in a.block_windows(1)])
-        )
-
-
-def memory(name: str, side: int, classes: int, null: bool) -> float:
+def memory(name: str, args: argparse.Namespace) -> float:
     """MiB at the peak of one method above the loaded model, after a first small scene; in this process."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        small, large = scene(folder, 1024), scene(folder, side)
-        methods(small, folder, classes, null, [name])[0][name]()
-        runs, _, _ = methods(large, folder, classes, null, [name])
+        small, large = scene(folder, 1024), scene(folder, args.side)
+        methods(small, folder, args, [name])[0][name]()
+        runs, _, _ = methods(large, folder, args, [name])
         return peak_above(runs[name])
 
 
 def memory_apart(name: str, args: argparse.Namespace) -> float:
     """The same, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.scene", "--memory-of", name, "--side", str(args.side)]
-    command += ["--classes", str(args.classes), *(["--null"] if args.null else [])]
+    command += [
+        "--classes",
+        str(args.classes),
+        "--batch",
+        str(args.batch),
+        *(["--null"] if args.null else []),
+    ]
     return float(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
     )
 
 
-def measure(args: argparse.Namespace, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Name -> its figures; raw seconds per round, medians, memory, agreement."""
+def timed(args: argparse.Namespace, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Name -> raw seconds per round, medians, agreement."""
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        runs, network, decision = methods(
-            scene(folder, args.side), folder, args.classes, args.null, ["bare", *names]
-        )
-        found: dict[str, dict[str, Any]] = {}
-        for name, times in in_turns(runs, args.rounds, network, decision).items() if args.rounds else ():
+        runs, network, decision = methods(scene(folder, args.side), folder, args, ["bare", *names])
+        for name, times in in_turns(runs, args.rounds, network, decision).items():
             found[name] = {
                 key: [round(s, 3) for s in getattr(times, key)] for key in ("wall", "cpu", "network")
             }
@@ -137,11 +131,18 @@ def measure(args: argparse.Namespace, names: list[str]) -> dict[str, dict[str, A
             figures["over bare"] = round(paired(figures["wall"], found["bare"]["wall"]), 3)
             if name not in ("bare", "ours") and "ours" in found:
                 figures["equal"] = round(equal_share(folder / f"{name}.tif", folder / "ours.tif"), 4)
+    return found
+
+
+def measure(args: argparse.Namespace, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Name -> its figures; times, memory, version."""
+    found = timed(args, names) if args.rounds else {}
     for name in names:
+        found.setdefault(name, {})
         if not args.no_memory:
-            found.setdefault(name, {})["peak"] = round(memory_apart(name, args))
+            found[name]["peak"] = round(memory_apart(name, args))
         if name in PEERS:
-            found[name] |= {"version": installed(name), "how": peer(name).ABOUT}
+            found[name]["version"] = installed(name)
     return found
 
 
@@ -150,6 +151,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--classes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="0: only memory")
+    parser.add_argument(
+        "--batch", type=int, default=1, help="windows per call, where a library lets one choose"
+    )
     parser.add_argument("--null", action="store_true", help="a network that does next to nothing")
     parser.add_argument("--no-memory", action="store_true", help="only time")
     parser.add_argument("--only", help=f"of: ours,{','.join(PEERS)}")
@@ -159,18 +163,18 @@ def main() -> None:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
-        print(json.dumps(memory(args.memory_of, args.side, args.classes, args.null)))
+        print(json.dumps(memory(args.memory_of, args)))
         return
     asked = args.only.split(",") if args.only else ["ours", *PEERS]
     if unknown := set(asked) - {"ours", *PEERS}:
         parser.error(f"--only {','.join(sorted(unknown))}: choose from ours,{','.join(PEERS)}")
     names = [name for name in asked if name == "ours" or installed(name)]
+    options = {key: value for key, value in vars(args).items() if key not in ("json", "memory_of")}
     said = [
-        f"--{key} {vars(args)[key]}"
-        for key in ("side", "classes", "rounds", "only")
-        if vars(args)[key] is not None
+        f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for key, value in options.items()
+        if value != parser.get_default(key)
     ]
-    said += [f"--{key.replace('_', '-')}" for key in ("null", "no_memory") if vars(args)[key]]
     record: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.scene", *said]),
         "machine": machine(),

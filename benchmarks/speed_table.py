@@ -1,18 +1,33 @@
-"""Figures of speed as plain data and as the tables of docs/speed.md."""
+"""Figures of speed as plain data (docs/speed.json) and as the tables of docs/speed.md.
+
+python -m benchmarks.speed_table    # writes the tables into the page
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
 
+PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
+FIGURES = PAGE.with_suffix(".json")
+# A table stands between a line that names its command and the next empty comment.
+_PLACE = re.compile(r"(<!-- (python -m [^\n]+) -->\n).*?(<!-- -->)", re.DOTALL)
 _HEAD = "| | wall s | x bare | CPU s | outside the network s | of it class decision s | MiB above the model | equal |"
 
 
 def table(record: dict[str, Any]) -> str:
     """A command, and what it found, as Markdown."""
-    lines = [f"`{record['command']}`", "", _HEAD, "|---|" + "---:|" * (_HEAD.count("|") - 2)]
+    machine = record["machine"]
+    threads = f"{machine['torch threads']} thread{'s' * (machine['torch threads'] > 1)}"
+    lines = [
+        f"`{record['command']}` ({threads}, load before {machine['load before']})",
+        "",
+        _HEAD,
+        "|---|" + "---:|" * (_HEAD.count("|") - 2),
+    ]
     for name, found in record["methods"].items():
         label = f"{name} {found['version']}" if found.get("version") else name
         cells = [
@@ -35,3 +50,22 @@ def keep(path: Path, record: dict[str, Any]) -> None:
     kept: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
     kept = [other for other in kept if other["command"] != record["command"]] + [record]
     path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def with_tables(page: str, records: list[dict[str, Any]]) -> str:
+    """The page with the table of each command that it names.
+
+    Raises:
+        KeyError: there are no figures of a command.
+    """
+    tables = {record["command"]: table(record) for record in records}
+    return _PLACE.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n{found[3]}", page)
+
+
+def main() -> None:
+    records = json.loads(FIGURES.read_text("utf-8"))
+    PAGE.write_text(with_tables(PAGE.read_text("utf-8"), records), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +13,26 @@ from models.interfaces import Output
 from models.memory_format import channels_last_weights
 
 _BLOCK = 512
+_PERIOD = 1024
+
+
+@lru_cache(maxsize=1)
+def _pattern() -> np.ndarray:
+    """``(3, 1024, 1024)`` bytes that continue on the other side: waves of several lengths, and noise."""
+    turn = 2 * np.pi * np.arange(_PERIOD, dtype=np.float32) / _PERIOD
+    y, x = turn[:, None], turn[None]
+    noise = np.random.default_rng(0).normal(0, 2, (3, _PERIOD, _PERIOD)).astype(np.float32)
+    bands = [
+        sum(np.cos(n * (x * (band + 2) + y * 3)) + np.sin(n * (x * 2 - y * (band + 1))) for n in (1, 2, 4, 9))
+        for band in range(3)
+    ]
+    return (127 + 18 * np.stack(bands) + noise).clip(0, 255).astype(np.uint8)
 
 
 def _block(row: int, column: int, height: int, width: int) -> np.ndarray:
-    """``(3, height, width)`` bytes: waves of several lengths and noise, without seams between blocks."""
-    y = np.arange(row, row + height, dtype=np.float32)[:, None]
-    x = np.arange(column, column + width, dtype=np.float32)[None]
-    noise = np.random.default_rng((row, column))
-    block = np.empty((3, height, width), dtype=np.uint8)
-    for band in range(3):
-        value = np.zeros((height, width), dtype=np.float32)
-        for length in (23, 61, 170, 460):
-            turned = np.cos((x * (band + 2) + y * 3) / length) + np.sin((x * 2 - y * (band + 1)) / length)
-            value += 18 * turned
-        value += 127 + noise.normal(0, 6, value.shape).astype(np.float32)
-        block[band] = value.clip(0, 255)
-    return block
+    """``(3, height, width)`` bytes of an endless scene."""
+    rows = np.arange(row, row + height) % _PERIOD
+    return _pattern()[:, rows][:, :, np.arange(column, column + width) % _PERIOD]
 
 
 def scene(folder: Path, side: int) -> Path:
@@ -78,8 +83,8 @@ def scene_network(classes: int, null: bool = False) -> torch.nn.Module:
     else:
         encoder = {"name": "timm", "backbone": "resnet18"}
         network = EncoderDecoder(3, classes, 2, encoder=encoder, decoder={"name": "unet", "norm": "batch"})
-    places = [(0, 0), (512, 1536), (2048, 512), (4096, 4096)]
-    images = torch.from_numpy(np.stack([_block(*place, 512, 512) for place in places])).float() / 255
+    places = [(0, 0), (512, 700), (300, 512), (800, 900)]
+    images = torch.from_numpy(np.stack([_block(*place, 256, 256) for place in places])).float() / 255
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None  # the mean of all that was seen

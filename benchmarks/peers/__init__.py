@@ -1,7 +1,6 @@
 """Whole scenes as other libraries predict them, each in the way its own documentation shows.
 
-Every module has ``PACKAGE``, the name it is installed by, ``ABOUT``, what of it is used with which settings, and
-``run(job)``, which draws the mask of a scene.
+Every module has ``run(job)``, which draws the mask of a scene.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 PEERS = ("monai", "terratorch", "torchgeo", "samgeo", "nnunet")
+# Installed by another name.
 _PACKAGES = {"samgeo": "segment-geospatial", "nnunet": "nnunetv2"}
 
 

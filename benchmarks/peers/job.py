@@ -23,6 +23,7 @@ class Job:
         classes: K.
         window: height and width of what the network sees.
         overlap: share of a window that the next one covers again.
+        batch: windows per call of the network, where a peer lets one choose.
         decision: the clock that runs while scores become classes, where a peer does that in a step of its own.
     """
 
@@ -32,6 +33,7 @@ class Job:
     classes: int
     window: int
     overlap: float
+    batch: int
     decision: Clock
 
     @property
@@ -54,3 +56,11 @@ def write(path: Path, mask: np.ndarray, like: Path) -> None:
         }
     with rasterio.open(path, "w", **profile | {"count": 1}) as file:
         file.write(mask.astype(np.uint8, copy=False), 1)
+
+
+def equal_share(one: Path, other: Path) -> float:
+    """Share of pixels that two masks agree on."""
+    with rasterio.open(one) as a, rasterio.open(other) as b:
+        return float(
+            np.mean([np.mean(a.read(1, window=w) == b.read(1, window=w)) for _, w in a.block_windows(1)])
+        )

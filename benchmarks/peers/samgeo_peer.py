@@ -12,9 +12,6 @@ from samgeo.common import tiff_to_tiff
 
 from benchmarks.peers.job import Job
 
-PACKAGE = "segment-geospatial"
-ABOUT = "tiff_to_tiff, middles of windows written (no blend), one window per call"
-
 
 @torch.inference_mode()
 def run(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""TerraTorch: tiled_inference on the whole image, as its segmentation task calls it."""
+"""TerraTorch: tiled_inference on the whole image, as its segmentation task calls it; cosine blend, no margins."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from terratorch.tasks.tiled_inference import tiled_inference
 
 from benchmarks.peers.job import Job, read, write
 
-PACKAGE = "terratorch"
 # With its defaults (a margin of 8 that is padded and thrown away) a scene of 2048 takes 36 windows in place of 25.
-ABOUT = "tiled_inference, cosine blend, no margins, one window per call"
 
 
 @torch.inference_mode()
@@ -22,7 +20,7 @@ def run(job: Job) -> None:
         stride=job.stride,
         delta=0,
         padding=False,
-        batch_size=1,
+        batch_size=job.batch,
     )
     with job.decision.running():
         mask = scores.argmax(dim=1)[0]

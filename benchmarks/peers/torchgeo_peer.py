@@ -14,9 +14,6 @@ from torchgeo.samplers import GridGeoSampler
 
 from benchmarks.peers.job import Job, write
 
-PACKAGE = "torchgeo"
-ABOUT = "GridGeoSampler, middles of windows pasted (no blend), one window per call, no worker"
-
 
 def _scaled(sample: dict[str, Any]) -> dict[str, Any]:
     sample["image"] = sample["image"] / 255
@@ -32,7 +29,8 @@ def run(job: Job) -> None:
     with rasterio.open(job.source) as file:
         transform, shape = file.transform, file.shape
     mask = np.zeros(shape, dtype=np.uint8)
-    for batch in DataLoader(dataset, batch_size=1, sampler=sampler, collate_fn=stack_samples):
+    loader = DataLoader(dataset, batch_size=job.batch, sampler=sampler, collate_fn=stack_samples)
+    for batch in loader:
         logits = job.network(batch["image"])
         with job.decision.running():
             classes = logits.argmax(dim=1).numpy()
