@@ -127,7 +127,7 @@ def _fit(cli: DelineateCLI, quiet: bool) -> None:
     folder = Path(cli.trainer.default_root_dir)
     if cli.config.weights:
         _load_weights(cli)
-    if not is_rehearsal(cli.trainer):
+    if not is_rehearsal(cli.trainer) and cli.trainer.is_global_zero:
         with atomic_path(folder / CONFIG_FILE) as temporary:
             cli.parser.save(cli.config, temporary, skip_unset=False, skip_validation=True, overwrite=True)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
@@ -136,7 +136,7 @@ def _fit(cli: DelineateCLI, quiet: bool) -> None:
         _print_scores(cli, "test")
     else:
         _print_scores(cli, "val")
-    if not is_rehearsal(cli.trainer) and not quiet:
+    if not is_rehearsal(cli.trainer) and not quiet and cli.trainer.is_global_zero:
         print(f"model: {folder / MODEL_FILE}")
         print(f"next:  delineate predict -m {folder / MODEL_FILE} -i IMAGES -o OUT")
 
@@ -165,7 +165,7 @@ def _load_weights(cli: DelineateCLI) -> None:
 def _print_scores(cli: DelineateCLI, split: str) -> None:
     """The scores of a split, a line each."""
     scores = {k: float(v) for k, v in cli.trainer.callback_metrics.items() if k.startswith(f"{split}/")}
-    if not scores:
+    if not scores or not cli.trainer.is_global_zero:
         return
     width = max(map(len, scores))
     for name, score in sorted(scores.items()):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from datamodules.atomic import atomic_path
 from datamodules.classes import Classes
@@ -97,7 +98,11 @@ class CaseCache:
 
     def _open(self, case: Case, place: Path) -> Prepared:
         if not (place.with_suffix(".json")).is_file():
-            self._prepare(case, place)
+            # Processes of one training meet here; the first one prepares, the others wait for it.
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(place.with_suffix(".lock")):
+                if not (place.with_suffix(".json")).is_file():
+                    self._prepare(case, place)
         described = json.loads(place.with_suffix(".json").read_text("utf-8"))
         with np.load(place.with_suffix(".npz")) as stored:
             positions = {int(name): stored[name] for name in stored.files}

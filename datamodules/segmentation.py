@@ -207,7 +207,9 @@ class SegmentationData(lightning.LightningDataModule):
             self._cache(), cases, self.patch, self.foreground, augmenter, self.seed, self.channel_dropout
         )
         length = self.patches_per_epoch or len(cases)
-        return self._loader(dataset, min(self.batch_size, length), EpochSampler(length), drop_last=True)
+        # Several processes share the epoch; none of them may be left without a batch.
+        share = -(-length // (self.trainer.world_size if self.trainer is not None else 1))
+        return self._loader(dataset, min(self.batch_size, share), EpochSampler(length), drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Whole cases of the val split."""

@@ -62,7 +62,7 @@ class ModelFileWriter(Callback):
     def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Write the splits that this run uses."""
         folder, data = Path(trainer.default_root_dir), _data(trainer)
-        if not is_rehearsal(trainer):
+        if not is_rehearsal(trainer) and trainer.is_global_zero:
             write_text(folder / SPLITS_FILE, json.dumps(data.splits, indent=1))
 
     def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -88,7 +88,7 @@ class ModelFileWriter(Callback):
             self._write_cases(trainer, module)
 
     def _write_cases(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Dice of every test case; with several processes, of those that the first one measured."""
+        """Dice of every test case."""
         assert isinstance(module, SegmentationTask)
         if trainer.is_global_zero:
             names = [module.classes.names[i] for i in module.classes.foreground]
@@ -100,7 +100,7 @@ class ModelFileWriter(Callback):
     def _write(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, float]:
         """Put the best weights into the module and write it; returns the scores that were written."""
         target = Path(trainer.default_root_dir) / MODEL_FILE
-        if target.is_file():
+        if target.is_file() and trainer.is_global_zero:
             target.replace(target.with_name("model.previous.safetensors"))
         scores = {
             k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))
@@ -141,6 +141,8 @@ class ModelFileWriter(Callback):
         self, trainer: lightning.Trainer, module: lightning.LightningModule, scores: dict[str, float]
     ) -> None:
         assert isinstance(module, SegmentationTask)
+        if not trainer.is_global_zero:  # of several processes one writes
+            return
         folder, data = Path(trainer.default_root_dir), _data(trainer)
         known: dict[str, Any] = {}
         if (folder / METRICS_FILE).is_file() and any(k.startswith("test/") for k in scores):

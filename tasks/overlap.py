@@ -9,6 +9,7 @@ Counting is written once, in torch, and serves arrays and tensors; scores are wr
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,6 +80,9 @@ class OverlapMetric(Metric):
     cases) and ``dice/<class>`` and ``iou/<class>``, as scalar tensors; NaN where no case has a score. Where cases
     differ in the channels that they have, ``dice with T1+FLAIR`` is the mean over the cases that have just these.
 
+    Several processes that share cases get equally many, so some cases are measured twice; by its name, a case counts
+    once.
+
     Args:
         classes: what the indices mean.
         channels: names of the image's channels.
@@ -93,16 +97,20 @@ class OverlapMetric(Metric):
         super().__init__()
         self.classes = classes
         self.channels = tuple(channels)
-        # (K + 1, 3) per case: counts of each class; in the last row, a bit per channel that the case has.
+        # (K + 1, 3) per case: counts of each class; in the last row, a bit per channel that the case has, and the
+        # number of its name.
         self.add_state("counts", default=[], dist_reduce_fx="cat")
 
-    def update(self, prediction: Tensor, reference: Tensor, present: Tensor | None = None) -> None:
+    def update(
+        self, prediction: Tensor, reference: Tensor, present: Tensor | None = None, key: str = ""
+    ) -> None:
         """Add one case: both ``(*S)`` class indices, or ``(K, *S)`` of 0 and 1 where classes overlap.
 
         Args:
             prediction: what the network says.
             reference: what is true; ``IGNORE`` is left out.
             present: ``(C,)`` booleans, which channels the case has; all of them when not given.
+            key: the case's name; one without a name is a case of its own.
 
         Raises:
             ValueError: shapes differ, or a counted position holds a value that is no class.
@@ -111,7 +119,8 @@ class OverlapMetric(Metric):
         assert isinstance(self.counts, list)
         bits = 2 ** torch.arange(len(self.channels))
         having = int(bits.sum() if present is None else (bits * present.cpu()).sum())
-        last = torch.tensor([[having, 0, 0]], device=found.device)
+        number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big") if key else 0
+        last = torch.tensor([[having, number, 0]], device=found.device)
         self.counts.append(torch.cat([found, last])[None])
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
@@ -132,6 +141,7 @@ class OverlapMetric(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The scores of all cases so far."""
         stored = dim_zero_cat(self.counts).cpu().numpy()
+        stored = _once(stored)
         cases, having = stored[..., :-1, :], stored[..., -1, 0]
         result = {}
         for metric, scores in (("dice", dice(cases)), ("iou", iou(cases))):
@@ -149,6 +159,14 @@ class OverlapMetric(Metric):
 
     def _scalar(self, value: float) -> Tensor:
         return torch.tensor(float(value), dtype=torch.float32, device=self.device)
+
+
+def _once(stored: np.ndarray) -> np.ndarray:
+    """The first of those that have one number; all that have none."""
+    numbers = stored[:, -1, 1]
+    first = np.zeros(len(numbers), dtype=bool)
+    first[np.unique(numbers, return_index=True)[1]] = True
+    return stored[first | (numbers == 0)]
 
 
 def _count(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
@@ -24,6 +24,21 @@ from tasks.overlap import OverlapMetric
 
 class NonFiniteError(RuntimeError):
     """Loss or gradient stopped being a number. Raised before the weights are changed by it."""
+
+
+class _Shared:
+    """Calls what it was given. Copies of a task (a moving average makes one) share it: behind what the command line
+    gives stands the parser with all that it has built, the data and the trainer too, which nobody wants copied.
+    """
+
+    def __init__(self, call: Callable[[Any], Any]) -> None:
+        self._call = call
+
+    def __call__(self, argument: Any) -> Any:
+        return self._call(argument)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -64,8 +79,8 @@ class SegmentationTask(lightning.LightningModule):
         self.network = network
         self.classes = classes
         self.loss = loss or DiceCE()
-        self.optimizer = optimizer
-        self.scheduler = scheduler
+        self.optimizer = _Shared(optimizer)
+        self.scheduler = None if scheduler is None else _Shared(scheduler)
         self.tiler = Tiler(patch, overlap, blend, window_batch, mirror)
         self.measures = torch.nn.ModuleDict(
             {split: OverlapMetric(classes, channels) for split in ("val", "test")}
@@ -92,9 +107,18 @@ class SegmentationTask(lightning.LightningModule):
         """One step; refuses a loss that is not finite."""
         self._keys = batch.key
         loss = self.compute_loss(batch)
-        if not torch.isfinite(loss):
+        # Of several processes, one must not leave the others waiting: they all meet its gradients before the step.
+        if not torch.isfinite(loss) and self.trainer.world_size == 1:
             raise NonFiniteError(self._not_finite(f"the loss became {loss.item()}"))
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.key))
+        self.log(
+            "train/loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(batch.key),
+            sync_dist=True,
+        )
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -131,7 +155,11 @@ class SegmentationTask(lightning.LightningModule):
         """Keep the scores of each case, and log the mean over cases."""
         measure = self.measures["test"]
         assert isinstance(measure, OverlapMetric)
-        self.test_cases = dict(zip(self._measured, measure.case_scores(), strict=True))
+        shares: list[Any] = [dict(zip(self._measured, measure.case_scores(), strict=True))]
+        if self.trainer.world_size > 1:
+            shares = shares * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, shares[0])
+        self.test_cases = {key: scores for share in shares for key, scores in share.items()}
         self._log_measures("test")
 
     def configure_optimizers(self) -> Any:
@@ -169,8 +197,8 @@ class SegmentationTask(lightning.LightningModule):
         return None if present.all() else self.tiler.patch.inputs(present)
 
     def _measure(self, batch: Batch, split: str) -> None:
-        cases = zip(batch.image, batch.mask, batch.annotated, batch.present, strict=True)
-        for image, mask, annotated, present in cases:
+        cases = zip(batch.image, batch.mask, batch.annotated, batch.present, batch.key, strict=True)
+        for image, mask, annotated, present, key in cases:
             scores = torch.from_numpy(self.predict_scores(image.cpu().numpy(), present))
             prediction = scores.max(0).indices if self.classes.exclusive else (scores > 0.5).long()
             if self.classes.exclusive and not annotated.all():
@@ -178,7 +206,7 @@ class SegmentationTask(lightning.LightningModule):
                 prediction[~annotated.cpu()[prediction]] = 0
             measure = self.measures[split]
             assert isinstance(measure, OverlapMetric)
-            measure.update(prediction.to(mask.device), mask, present)
+            measure.update(prediction.to(mask.device), mask, present, key)
 
     def _log_measures(self, split: str) -> None:
         measure = self.measures[split]
@@ -186,7 +214,8 @@ class SegmentationTask(lightning.LightningModule):
         scores = {f"{split}/{name}": value for name, value in measure.compute().items()}
         measure.reset()
         for name, score in scores.items():
-            self.log(name, score, prog_bar=name == f"{split}/dice")
+            # Each process has the score of all cases; their mean is that score.
+            self.log(name, score, prog_bar=name == f"{split}/dice", sync_dist=True)
 
     def _not_finite(self, what: str) -> str:
         return (
