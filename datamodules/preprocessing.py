@@ -129,8 +129,7 @@ class Preprocessing:
 
     def keeps_grid(self, geometry: Geometry) -> bool:
         """Whether the network sees the image on its own grid, so that windows can be read one by one."""
-        turn = self._turn(geometry)
-        straight = np.array_equal(turn, [[axis, 1] for axis in range(geometry.ndim)])
+        straight = np.array_equal(self._turn(geometry), _straight(geometry))
         return straight and self.grid(geometry).shape == geometry.shape
 
     # ------------------------------------------------------------------------------------------- images
@@ -212,6 +211,8 @@ class Preprocessing:
         nothing is resampled.
         """
         turn = self._turn(geometry)
+        if np.array_equal(turn, _straight(geometry)):
+            return window, scores
         back = invert_orientation(turn)
         return reorient_window(window, geometry.reorient(turn).shape, back), np.ascontiguousarray(
             reorient_array(scores, back)
@@ -293,7 +294,7 @@ class Preprocessing:
 
     def _turn(self, geometry: Geometry) -> np.ndarray:
         if self.orientation is None or geometry.ndim != 3:
-            return np.array([[axis, 1] for axis in range(geometry.ndim)], dtype=float)
+            return _straight(geometry)
         return geometry.orientation_to(self.orientation)
 
     def _to_grid(self, array: np.ndarray, geometry: Geometry, linear: bool) -> np.ndarray:
@@ -343,6 +344,11 @@ class _Raw:
             channel.reshape(-1)[::step][counted.reshape(-1)[::step]]
             for channel, counted in zip(self.block, self._counted, strict=True)
         ]
+
+
+def _straight(geometry: Geometry) -> np.ndarray:
+    """The turn that turns nothing."""
+    return np.array([[axis, 1] for axis in range(geometry.ndim)], dtype=float)
 
 
 def _range(image: Image) -> float:
