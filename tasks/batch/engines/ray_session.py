@@ -118,17 +118,29 @@ def _local(ray: ModuleType, workers: int | None) -> Iterator[None]:
     place = tempfile.mkdtemp(prefix="delineate-ray-", dir=base)
     try:
         with _said("it could not be started on this machine; use --engine local"):
+            _begun(ray, max(_cores(), workers or 2), place)
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _begun(ray: ModuleType, cores: int, place: str) -> None:
+    """Start it; a second time where the first one fails, since on a busy machine Ray gives itself too little time."""
+    for last in (False, True):
+        try:
             ray.init(
-                num_cpus=max(_cores(), workers or 2),
+                num_cpus=cores,
                 include_dashboard=False,
                 object_store_memory=_STORE_BYTES,
                 _temp_dir=place,
                 **_quiet(),
             )
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(place, ignore_errors=True)
+            return
+        except Exception:
+            ray.shutdown()
+            if last:
+                raise
 
 
 @contextmanager
