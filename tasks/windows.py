@@ -35,6 +35,10 @@ class Windows:
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
             raise DataError(f"window batch {self.batch} is not usable; give 1 or more")
+        if self.skip_background is not None and not 0 <= self.skip_background < 1:
+            raise DataError(
+                f"skip_background {self.skip_background} is not usable; give a share from 0 to below 1"
+            )
 
     def tiler(self, description: Description) -> Tiler:
         """The tiler for a model.

@@ -212,6 +212,8 @@ def test_words_for_regions_and_mirrors() -> None:
         Windows(mirror=(2,)).tiler(said)
     with pytest.raises(DataError, match="window batch 0"):
         Windows(batch=0)
+    with pytest.raises(DataError, match="share from 0"):
+        Windows(skip_background=1.0)
 
 
 # ------------------------------------------------------------------------------------------- background
