@@ -282,7 +282,7 @@ def test_the_command_starts_ray_draws_volumes_and_leaves_nothing(tmp_path: Path)
     home, before = tmp_path / "home", ray_folders()
     home.mkdir()
     run = command(home, "-m", str(model), "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"))
-    said, _ = run.communicate()
+    said, _ = run.communicate(timeout=400)
     assert said.startswith("3 of 3 predicted"), said
     assert run.returncode == 0
     assert masks_of(tmp_path / "out") == masks_of(tmp_path / "whole")
@@ -301,7 +301,7 @@ def test_the_command_is_ended(tmp_path: Path, blow: str) -> None:
     (orders / "wait").touch()
     arguments = ("--trust", "-m", str(model), "-i", str(folder), "-o", str(out))
     run = command(home, *arguments)
-    until(lambda: len(at_work(orders)) == 2)
+    until(lambda: len(at_work(orders)) == 2, 240)
     # As a terminal does it: all processes of the group get it.
     os.killpg(run.pid, signal.SIGKILL if blow == "kill" else signal.SIGINT)
     if blow == "interrupt twice":
@@ -309,7 +309,7 @@ def test_the_command_is_ended(tmp_path: Path, blow: str) -> None:
         os.killpg(run.pid, signal.SIGINT)
     if blow == "interrupt":
         (orders / "wait").unlink()
-    said, _ = run.communicate()
+    said, _ = run.communicate(timeout=400)
     until(lambda: not left(home))
     if blow != "kill":
         assert run.returncode == 130, said
@@ -319,6 +319,6 @@ def test_the_command_is_ended(tmp_path: Path, blow: str) -> None:
         assert len(masks_of(out)) == (2 if blow == "interrupt" else 0)
     (orders / "wait").unlink(missing_ok=True)
     run = command(home, *arguments)
-    assert run.communicate()[0].startswith("4 of 4 predicted")
+    assert run.communicate(timeout=400)[0].startswith("4 of 4 predicted")
     assert sorted(masks_of(out)) == [f"p{number}.png" for number in range(4)]
     assert files_in(out / HOME / "runs") == []
