@@ -45,6 +45,18 @@ class Stopwatch(torch.nn.Module):
         return answer
 
 
+class Logits(torch.nn.Module):
+    """What peers want of a segmenter: image -> logits."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """``(B, C, *S)`` -> ``(B, K, *S)``."""
+        return self.network(image).logits
+
+
 @dataclass
 class Times:
     """Seconds of one method, a number per round."""

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import Clock, Stopwatch, in_turns, machine, paired, peak_above
+from benchmarks.measure import Clock, Logits, Stopwatch, in_turns, machine, paired, peak_above
 from benchmarks.peers import PEERS, installed, peer
 from benchmarks.peers.job import Job, equal_share
 from benchmarks.speed_table import keep, table
@@ -41,18 +41,6 @@ from tasks.predictor import Predictor
 WINDOW, OVERLAP = 512, 0.25
 # Peers whose windows or blends differ decide otherwise near borders of classes; fewer equal pixels are a mistake here.
 LEAST_EQUAL = 0.97
-
-
-class Logits(torch.nn.Module):
-    """What peers want: image -> logits."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """``(B, 3, h, w)`` -> ``(B, K, h, w)``."""
-        return self.network(image).logits
 
 
 def methods(
