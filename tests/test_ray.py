@@ -301,7 +301,11 @@ def test_the_command_is_ended(tmp_path: Path, blow: str) -> None:
     (orders / "wait").touch()
     arguments = ("--trust", "-m", str(model), "-i", str(folder), "-o", str(out))
     run = command(home, *arguments)
-    until(lambda: len(at_work(orders)) == 2, 240)
+    try:
+        until(lambda: len(at_work(orders)) == 2, 240)
+    except AssertionError:
+        run.kill()
+        raise
     # As a terminal does it: all processes of the group get it.
     os.killpg(run.pid, signal.SIGKILL if blow == "kill" else signal.SIGINT)
     if blow == "interrupt twice":
