@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ class FastNetwork(nn.Module):
         _compile_in_a_temporary_folder()
         try:
             # Weights are constants: they are laid out once, as the kernels want them.
-            options: dict[str, str | int | bool] = {
+            options: dict[str, Any] = {
                 "compile_threads": 1,
                 "freezing": device.type == "cpu",
                 "cpp_cache_precompile_headers": False,  # they would lie elsewhere, and stay
@@ -192,7 +193,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
         conv, norm = layers[conv_name], layers[norm_name]
         if calls[conv_name] != 1 or calls[norm_name] != 1 or norm.running_mean is None:
             continue
-        folded = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, TRANSPOSED))  # type: ignore[type-var]
+        folded = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, TRANSPOSED))
         network.set_submodule(conv_name, folded)
         network.set_submodule(norm_name, nn.Identity())
         done += 1
@@ -205,7 +206,7 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
