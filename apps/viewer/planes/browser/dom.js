@@ -3,6 +3,8 @@
 function make(tag, className = "", options = {}) {
   const element = document.createElement(tag);
   if (className) element.className = className;
+  // Else Chromium asks its maker what the field may be.
+  if (tag === "input" || tag === "select") element.setAttribute("autocomplete", "off");
   const { text, ...attributes } = options;
   if (text !== undefined) element.textContent = text;
   for (const [name, value] of Object.entries(attributes)) {

@@ -308,14 +308,16 @@ class Ui {
         this.box.dataset.took = String(Math.round(performance.now() - this.since)); // ms from the wheel to the picture
         this.since = 0;
       }
-      if (!this.over) this.readOut(this.viewports.find((v) => v.plane.name === this.main), null);
+      const main = this.viewports.find((v) => v.plane.name === this.main);
+      const over = this.viewports.includes(this.over?.viewport) ? this.over : { viewport: main, at: null };
+      this.readOut(over.viewport, over.at);
       this.ask();
     });
   }
 
   // At a place of the plane, or at the crosshair when the mouse is elsewhere.
   readOut(viewport, at) {
-    this.over = at;
+    this.over = at && { viewport, at };
     const { head, view, read } = this;
     const { plane } = viewport;
     const [column, row] = at
