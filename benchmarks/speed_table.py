@@ -49,17 +49,17 @@ def keep(path: Path, record: dict[str, Any]) -> None:
     """Put a record into a file of records, in place of an earlier one of the same command."""
     kept: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
     kept = [other for other in kept if other["command"] != record["command"]] + [record]
-    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def with_tables(page: str, records: list[dict[str, Any]]) -> str:
-    """The page with the table of each command that it names.
-
-    Raises:
-        KeyError: there are no figures of a command.
-    """
+    """The page with the table of each command that it names; it says where there is none yet."""
     tables = {record["command"]: table(record) for record in records}
-    return _PLACE.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n{found[3]}", page)
+
+    def filled(place: re.Match[str]) -> str:
+        return f"{place[1]}\n{tables.get(place[2], f'`{place[2]}`: not measured yet.' + chr(10))}\n{place[3]}"
+
+    return _PLACE.sub(filled, page)
 
 
 def main() -> None:
