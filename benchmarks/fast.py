@@ -26,8 +26,8 @@ from tasks.prediction import Settings, predict
 
 WAYS = {
     "plain": Settings(),
-    "fast": Settings(fast=True),
     "without background": Settings(skip_background=0.0),
+    "fast": Settings(fast=True),
 }
 
 
