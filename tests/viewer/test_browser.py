@@ -41,8 +41,7 @@ def test_a_sample_is_opened_predicted_seen_and_saved(
     viewer: Server, tmp_path: Path, sample: str, button: str, suffix: str
 ) -> None:
     with browser(viewer.url, tmp_path) as window:
-        title = list(SAMPLES).index(sample)
-        window.page.get_by_role("button", name="Open", exact=True).nth(title).click()
+        window.press(f"Open {SAMPLES[sample].short}")
         window.page.get_by_role("button", name="Close image").wait_for()
         window.settled()
         before = colours(window.screenshot(f"{sample}-image"))

@@ -56,7 +56,9 @@ def _welcome(current: Session) -> None:
         with column, st.container(border=True, height="stretch"):
             st.markdown(f"**{sample.title}**")
             st.caption(sample.about)
-            if st.button("Open", key=f"open {name}", icon=":material/play_arrow:", width="stretch"):
+            if st.button(
+                f"Open {sample.short}", key=f"open {name}", icon=":material/play_arrow:", width="stretch"
+            ):
                 with said(), st.spinner("Opening ..."):
                     current.open_sample(name)
                     model_choice.suggest(current)

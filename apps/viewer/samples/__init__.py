@@ -27,12 +27,14 @@ class Sample:
 
     Attributes:
         title: how it is called.
+        short: the same in a word.
         about: what it is, in one sentence.
         model: of :data:`MODELS`, the one that draws on it.
         make: writes it into a folder (or finds it) and returns its path.
     """
 
     title: str
+    short: str
     about: str
     model: str
     make: Callable[[Path], Path]
@@ -98,13 +100,17 @@ def _satellite(folder: Path) -> Path:
 SAMPLES = {
     "mri": Sample(
         "MRI: head, T1",
+        "MRI",
         "The ICBM-152 T1 template, an average of 152 brains (generated, where nilearn is not installed).",
         "mri",
         _mri,
     ),
-    "xray": Sample("X-ray: chest", "A generated picture that looks like a chest radiograph.", "xray", _xray),
+    "xray": Sample(
+        "X-ray: chest", "X-ray", "A generated picture that looks like a chest radiograph.", "xray", _xray
+    ),
     "satellite": Sample(
         "Satellite: land in four bands",
+        "satellite",
         "A generated scene of 10 m pixels in UTM: fields, woods, a river, a village, and the edge of a swath.",
         "satellite",
         _satellite,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import torch
 
 from apps.viewer.samples import chest, head, land
@@ -80,8 +81,17 @@ def _mri() -> list[Pair]:
 
 
 def _xray() -> list[Pair]:
-    made = (chest.chest(seed) for seed in range(100, 124))
-    return [(_percentile(image)[None], labels) for image, labels in made]
+    how = TASKS["xray"].preprocessing
+    pairs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(100, 140):
+            values, labels = chest.chest(seed, 384)
+            file = Path(folder) / f"{seed}.png"
+            PIL.Image.fromarray(values).save(file)
+            image = open_image(file)
+            # As it will be seen: the whole film, small.
+            pairs.append((how.image(image), how.mask(labels, image.geometry)))
+    return pairs
 
 
 def _satellite() -> list[Pair]:
@@ -99,8 +109,8 @@ TASKS = {
         "ICBM-152 2009a T1 template (as packaged with nilearn), four fifths of its slices; generated heads",
     ),
     "xray": Task(
-        Preprocessing(("gray",), None, None, "percentile"),
-        Patch((256, 256)),
+        Preprocessing(("gray",), None, None, "percentile", long_side=128),
+        Patch((128, 128)),
         chest.CLASSES,
         _xray,
         "generated chests",

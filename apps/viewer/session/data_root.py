@@ -57,10 +57,7 @@ class DataRoot:
         Raises:
             DataError: it leads out of the folder, or there is nothing.
         """
-        try:
-            return local_path(inside(self.folder, name))
-        except DataError as error:
-            raise DataError(str(error).replace(str(self.folder), "the data folder")) from error
+        return local_path(self._inside(name))
 
     def open(self, name: str) -> Opened:
         """Open an image by its name.
@@ -71,5 +68,11 @@ class DataRoot:
         path = self.path(name)
         if path.is_dir():
             for file in path.iterdir():  # the slices of a series may be links
-                inside(self.folder, file)
+                self._inside(file.relative_to(self.folder).as_posix())
         return open_named(path, name)
+
+    def _inside(self, name: str) -> Path:
+        try:
+            return inside(self.folder, name)
+        except DataError as error:
+            raise DataError(str(error).replace(str(self.folder), "the data folder")) from error
