@@ -67,7 +67,7 @@ def digest(tensor: Tensor) -> str:
     """Of dtype, shape and values; how they lie in memory does not matter."""
     plain = tensor.detach().cpu().contiguous()
     seen = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
-    seen.update(plain.reshape(-1).view(torch.uint8).numpy())
+    seen.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return seen.hexdigest()[:32]
 
 

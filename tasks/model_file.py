@@ -107,9 +107,9 @@ def save_model(path: str | Path, network: Segmenter, description: Description) -
             "arguments": _without_weight_files(network.arguments),
         },
         **description.to_json(),
+        "base": None if base is None else base.to_json(),
     }
     if base is not None:
-        header["base"] = base.to_json()
         state = {name: tensor for name, tensor in state.items() if name not in base.tensors}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
@@ -140,7 +140,7 @@ def load_model(
             str(architecture["class_path"]),
             _without_weight_files(architecture["arguments"]),
         )
-        base = Base.from_json(header["base"]) if "base" in header else None
+        base = None if header.get("base") is None else Base.from_json(header["base"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelFileError(
             f"{file}: its header is incomplete or wrong ({type(error).__name__}: {error})"

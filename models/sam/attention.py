@@ -9,7 +9,7 @@ from torch.nn import functional as F
 # Elements of the bias that exist at a time, for each thread: 4 MiB in float32, which a cache holds. All of it would be
 # a gigabyte at 1024 pixels.
 BIAS_ELEMENTS = 2**20
-# On other devices, where few large steps are quicker.
+# On other devices, where few large steps are quicker; and in exported networks, where every step is a node.
 BIAS_ELEMENTS_ACCELERATOR = 2**26
 
 
@@ -68,7 +68,9 @@ class RelPosAttention(nn.Module):
         rows = torch.einsum("ghwc,hkc->ghwk", grid, _pairs(self.rel_pos_h, height))
         columns = torch.einsum("ghwc,wkc->ghwk", grid, _pairs(self.rel_pos_w, width))
         line = width * height * width  # elements of the bias of one row of queries
-        budget = BIAS_ELEMENTS * torch.get_num_threads() if heads.is_cpu else BIAS_ELEMENTS_ACCELERATOR
+        budget = BIAS_ELEMENTS_ACCELERATOR
+        if heads.is_cpu and not torch.compiler.is_compiling():
+            budget = BIAS_ELEMENTS * torch.get_num_threads()
         lines = max(1, min(height, budget // line))
         groups = max(1, budget // (line * lines))
         parts = []

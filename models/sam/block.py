@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,6 +10,10 @@ from models.sam.attention import RelPosAttention
 
 # Where an adapter can stand; what it is called with is said in Block.
 PLACES = ("attention", "depth", "mlp", "behind")
+
+
+# Tokens that go through a perceptron at a time where nothing is learnt.
+TOKENS = 1024
 
 
 class Mlp(nn.Module):
@@ -21,7 +26,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., C) -> (..., C)``."""
-        return self.lin2(F.gelu(self.lin1(x)))
+        if torch.is_grad_enabled() or not x.is_cpu or torch.compiler.is_compiling():
+            return self.lin2(F.gelu(self.lin1(x)))
+        # A tenth quicker: what is hidden is four times as large as x, and does not leave the cache.
+        parts = x.flatten(0, -2).split(TOKENS)
+        return torch.cat([self.lin2(F.gelu(self.lin1(part))) for part in parts]).view_as(x)
 
 
 class Block(nn.Module):

@@ -62,7 +62,7 @@ class FramePrompts:
 
 
 def to_frame(
-    prompts: Prompts | None, rows: int, size: Sequence[int], frame: Frame, side: int, device: torch.device
+    prompts: Prompts, rows: int, size: Sequence[int], frame: Frame, side: int, device: torch.device
 ) -> FramePrompts:
     """Prompts in array-index coordinates -> in the frame.
 
@@ -78,7 +78,6 @@ def to_frame(
     Raises:
         ModelError: prompts that do not fit the images or each other, or that SAM does not know.
     """
-    prompts = prompts or Prompts()
     ndim = len(size)
     if prompts.support is not None:
         raise ModelError("SAM takes points, boxes and masks; it takes no support images")

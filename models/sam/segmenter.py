@@ -146,8 +146,12 @@ class SamSegmenter(Segmenter):
         if self.ndim == 3:
             embedding = embedding.transpose(1, 2).flatten(0, 1)
         side = 4 * embedding.shape[-1]
-        asked = to_frame(prompts, len(embedding), size, self.frame, side, embedding.device)
         positions = self.prompt_encoder.get_dense_pe()
+        if prompts is None:
+            # Nothing that depends on values, so that such a network can be exported.
+            masks, quality = self.mask_decoder(embedding, positions, *self._embed(len(embedding)))
+            return masks, quality, torch.zeros(len(embedding), dtype=torch.bool, device=embedding.device)
+        asked = to_frame(prompts, len(embedding), size, self.frame, side, embedding.device)
         found: list[tuple[Tensor, Tensor]] = []
         order: list[Tensor] = []
         for rows, points, labels, boxes, mask in asked.alike():
@@ -171,15 +175,15 @@ class SamSegmenter(Segmenter):
 
     def _fit(self, file: Path) -> tuple[dict[str, Tensor], Report]:
         state = self.state_dict()
-        return fit_tensors({name: state[name] for name in self._own}, read_checkpoint(file), file)
+        return fit_tensors({n: state[n] for n in self._own if n in state}, read_checkpoint(file), file)
 
     def _embed(
         self,
         rows: int,
-        points: Tensor | None,
-        labels: Tensor | None,
-        boxes: Tensor | None,
-        mask: Tensor | None,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         # In full precision: it is little work, positions need it, and the package mixes dtypes under autocast.
         with torch.autocast(self.prompt_encoder.no_mask_embed.weight.device.type, enabled=False):
