@@ -199,7 +199,8 @@ function updateControls(ui) {
     ui.promptButton.setAttribute("aria-label", `${prompt[0]}. ${prompt[1]}`);
   }
   const hint = TOOLS.find(([tool]) => tool === ui.tool)?.[3] || PROMPT_HINTS[ui.tool]?.[1] || "";
-  ui.hint.textContent = hint;
+  const flat = ui.tool === "look" && head.planes[0].axis === null;
+  ui.hint.textContent = flat ? "Drag: window and level. Wheel: zoom. Shift + drag: move" : hint;
   const names = ["Own", ...head.presets.map((p) => p.name)].join("|");
   if (ui.presetSelect.dataset.names !== names) {
     ui.presetSelect.dataset.names = names;

@@ -139,7 +139,8 @@ class Viewport {
 
   paintCross(context, p, width, height) {
     const { head, view } = this.ui;
-    if (!view.crosshair || this.plane.axis === null) return;
+    // In a picture it only serves to set points by keys.
+    if (!view.crosshair || (this.plane.axis === null && this.ui.tool !== "point")) return;
     const at = toScreen(p, view.cross[this.plane.across], view.cross[this.plane.down]);
     const lineOf = (axis) => head.planes.find((one) => one.axis === axis);
     context.lineWidth = 1;
