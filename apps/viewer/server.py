@@ -37,6 +37,7 @@ def settings(
         "server.address": address,
         "server.baseUrlPath": base_path,
         "server.corsAllowedOrigins": list(origins),
+        "server.disconnectedSessionTTL": 120,
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
         "server.enableStaticServing": (SCRIPT.parent / "static").is_dir(),

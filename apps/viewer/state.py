@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from apps.viewer import options
+from apps.viewer.ends import Ends
 from apps.viewer.session.models import ModelStore
 from apps.viewer.session.session import Session
 
@@ -22,14 +25,26 @@ def store(device: str | None) -> ModelStore:
     return ModelStore(device)
 
 
+@st.cache_resource(show_spinner=False)
+def ends() -> Ends:
+    """Closes sessions whose page is gone."""
+    return Ends(_is_open).start()
+
+
 def session() -> Session:
     """This person's session; a new one where there is none."""
-    if _KEY not in st.session_state:
+    found = st.session_state.get(_KEY)
+    if not isinstance(found, Session) or found.closed:
         chosen = options.current()
-        st.session_state[_KEY] = Session(chosen, store(chosen.device))
-    found = st.session_state[_KEY]
-    assert isinstance(found, Session)
+        found = st.session_state[_KEY] = Session(chosen, store(chosen.device))
+        context = get_script_run_ctx()
+        if context is not None and runtime.exists():
+            ends().watch(context.session_id, found)
     return found
+
+
+def _is_open(number: str) -> bool:
+    return runtime.exists() and runtime.get_instance().is_active_session(number)
 
 
 def plain(text: str) -> str:

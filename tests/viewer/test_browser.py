@@ -34,7 +34,7 @@ def colours(file: Path) -> int:
     [
         ("mri", "Mask (NIfTI)", ".nii.gz"),
         ("xray", "Mask (PNG)", ".png"),
-        ("satellite", "Mask (GeoTIFF, Cloud Optimised)", ".tif"),
+        ("satellite", "Mask (GeoTIFF)", ".tif"),
     ],
 )
 def test_a_sample_is_opened_predicted_seen_and_saved(
@@ -60,3 +60,28 @@ def test_a_sample_is_opened_predicted_seen_and_saved(
     wanted = open_image(SAMPLES[sample].make(tmp_path))
     assert mask.geometry.agrees_with(wanted.geometry)
     assert len(np.unique(mask.read())) > 2
+
+
+def test_dark_pages_and_the_keyboard(viewer: Server, tmp_path: Path) -> None:
+    """Everything up to the mask by keyboard alone, on a dark page."""
+    with browser(viewer.url, tmp_path, dark=True) as window:
+        button = window.page.get_by_role("button", name=f"Open {SAMPLES['xray'].short}")
+        button.focus()
+        window.page.keyboard.press("Enter")
+        window.page.get_by_role("button", name="Close image").wait_for()
+        window.settled()
+        window.page.get_by_role("button", name="Predict").focus()
+        window.page.keyboard.press("Enter")
+        window.page.get_by_text("Drawn by").first.wait_for()
+        window.settled()
+        file = window.screenshot("xray-dark")
+        window.page.get_by_role("link", name="Models").click()
+        window.page.get_by_text("What it is").wait_for()
+        window.settled()
+        window.screenshot("models-dark")
+        window.page.get_by_role("link", name="Folder").click()
+        window.page.get_by_text("to segment whole folders").wait_for()
+        assert not window.problems
+    import PIL.Image
+
+    assert np.median(np.asarray(PIL.Image.open(file).convert("L"))) < 80

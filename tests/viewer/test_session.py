@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tasks
+from apps.viewer.ends import Ends
 from apps.viewer.options import Options
 from apps.viewer.samples import MODELS, SAMPLES
 from apps.viewer.samples.chest import chest
@@ -163,6 +164,26 @@ def test_the_folder_goes_with_the_session(store: ModelStore, radiograph: Path) -
     del session
     gc.collect()
     assert not folder.exists()
+
+
+def test_a_session_ends_when_its_page_is_gone(store: ModelStore, radiograph: Path) -> None:
+    now, pages = [0.0], {"a", "b"}
+    ends = Ends(pages.__contains__, patience=100, clock=lambda: now[0])
+    first, second = Session(Options(), store), Session(Options(), store)
+    ends.watch("a", first)
+    ends.watch("b", second)
+    upload(first, radiograph)
+    now[0] = 1000.0
+    ends.look()
+    pages.remove("a")
+    now[0] = 1099.0
+    ends.look()
+    assert not first.closed
+    now[0] = 1101.0
+    ends.look()
+    assert (first.closed, first.opened, first.folder.exists()) == (True, None, False)
+    assert not second.closed
+    second.close()
 
 
 def test_nothing_is_predicted_without_image_and_model(session: Session) -> None:

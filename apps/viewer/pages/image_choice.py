@@ -12,6 +12,7 @@ from apps.viewer.state import said
 from datamodules.open import SUFFIXES
 
 _SAMPLE, _UPLOAD, _FOLDER = "Sample", "Upload", "Data folder"
+_SUGGESTED = "suggested sample"
 
 
 def show(current: Session) -> None:
@@ -30,7 +31,15 @@ def show(current: Session) -> None:
     {_SAMPLE: _sample, _UPLOAD: _upload, _FOLDER: _folder}[way or _SAMPLE](current)
 
 
+def suggest(sample: str) -> None:
+    """Let the list show the sample that was opened elsewhere on the page."""
+    st.session_state[_SUGGESTED] = sample
+
+
 def _sample(current: Session) -> None:
+    # A widget's value can only be set before it is drawn.
+    if (suggested := st.session_state.pop(_SUGGESTED, None)) is not None:
+        st.session_state["sample"] = suggested
     name = st.selectbox(
         "Sample",
         list(SAMPLES),

@@ -42,7 +42,8 @@ def _heading(current: Session) -> None:
         current.close_image()
         st.rerun()
     if current.result is not None:
-        st.caption(f":material/warning: {RESEARCH_ONLY}")
+        drawn = f"Drawn by {current.result.model_name} in {current.result.seconds:.1f} s."
+        st.caption(f":material/warning: **{RESEARCH_ONLY}** {plain(drawn)}")
 
 
 def _welcome(current: Session) -> None:
@@ -61,5 +62,6 @@ def _welcome(current: Session) -> None:
             ):
                 with said(), st.spinner("Opening ..."):
                     current.open_sample(name)
+                    image_choice.suggest(name)
                     model_choice.suggest(current)
                     st.rerun()

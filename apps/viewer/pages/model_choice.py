@@ -57,9 +57,8 @@ def _chosen(current: Session, entry: ModelEntry) -> None:
             bar.progress(min(share, 1.0), "Predicting ...")
 
         try:
-            result = current.predict(told)
+            current.predict(told)
         finally:
             bar.empty()
-        st.toast(f"Done in {result.seconds:.1f} s", icon=":material/check:")
     if current.opened is None:
         st.caption("Open an image first.")

@@ -67,7 +67,8 @@ def overview(image: Image, longest: int = 1024) -> Overview:
     thin = np.concatenate(values, axis=1).astype(np.float32)
     there = np.concatenate(known, axis=0)
     thin[:, ~there] = np.nan
-    grey = np.moveaxis(np.stack([shown(one, math.nan) for one in thin]), 0, -1)
+    # One stretch for all three, so that colours keep their proportions.
+    grey = np.moveaxis(shown(thin, math.nan), 0, -1)
     return Overview((np.broadcast_to(grey, (*there.shape, 3)) * 255).astype(np.uint8), step, there)
 
 

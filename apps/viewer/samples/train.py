@@ -144,7 +144,8 @@ def train(name: str, steps: int, target: Path) -> dict[str, float]:
     random = np.random.default_rng(0)
     pairs = task.pairs()
     rest, held_out = pairs[:-_HELD_OUT], pairs[-_HELD_OUT:]
-    encoder: Part = {"name": "plain", "widths": [*WIDTHS], "norm": "batch"}
+    widths: list[int | list[int]] = [*WIDTHS]
+    encoder: Part = {"name": "plain", "widths": widths, "norm": "batch"}
     network = EncoderDecoder(
         len(task.preprocessing.channels),
         len(task.classes),

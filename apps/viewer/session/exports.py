@@ -78,8 +78,8 @@ EXPORTS: dict[str, Export] = {
         _mask,
     ),
     "geotiff": Export(
-        "Mask (GeoTIFF, Cloud Optimised)",
-        "Where the scene lies, with colours and overviews, for any GIS.",
+        "Mask (GeoTIFF)",
+        "Cloud Optimised, where the scene lies, with colours and overviews, for any GIS.",
         ".tif",
         "image/tiff",
         _is("scene"),

@@ -70,7 +70,7 @@ class Opened:
         if geometry.frame == RAS_MM:
             found.append(("Spacing", f"{spacing} mm"))
         elif self.kind == "scene":
-            found += [("Pixel", f"{spacing} units of {geometry.frame}"), ("Reference system", geometry.frame)]
+            found += [("Pixel", spacing), ("Reference system", geometry.frame)]
         names = ", ".join(image.channels[:8]) + (" ..." if len(image.channels) > 8 else "")
         found.append(("Channels", f"{len(image.channels)} ({names})"))
         found.append(("Stored as", str(image.dtype)))

@@ -39,6 +39,7 @@ class Session:
         result: what the model drew on the image; None when either changes.
         parts: what panels keep for this image (prompts, embeddings ...), by a name of their own; empty again
             when another image is opened.
+        closed: whether it has ended.
     """
 
     def __init__(self, options: Options, store: ModelStore) -> None:
@@ -54,6 +55,7 @@ class Session:
         self.parts: dict[str, Any] = {}
         self._names: dict[str, str] = {}
         self._number = 0
+        self.closed = False
 
     # ------------------------------------------------------------------------------------------- the image
 
@@ -207,6 +209,7 @@ class Session:
 
     def close(self) -> None:
         """Remove everything. Happens by itself when nobody holds the session any more."""
+        self.closed = True
         self.opened, self.result, self.model, self.parts = None, None, None, {}
         self._temporary.cleanup()
 
