@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -80,6 +83,17 @@ def test_a_file_of_two_axes_and_one_that_is_cut_off(tmp_path, volume):
         stream.truncate(500)
     with pytest.raises(DataError, match="too early"):
         lay_out(image, tmp_path / "s")
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_server(tmp_path, volume, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    nib.save(nib.Nifti1Image(volume[0], np.eye(4)), tmp_path / "v.nii")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        lay_out(open_image(tmp_path / "v.nii"), tmp_path / "s")
+    assert not list((tmp_path / "s").iterdir())
 
 
 def test_a_sample_is_spread_and_small(volume):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -105,7 +106,11 @@ def lay_out(image: Image, folder: Path) -> Slices:
     folder.mkdir(parents=True, exist_ok=True)
     count, *spatial = image.shape
     with tempfile.TemporaryFile(dir=folder) as file:
-        file.truncate(int(np.prod(image.shape)) * image.dtype.itemsize)
+        size = int(np.prod(image.shape)) * image.dtype.itemsize
+        file.truncate(size)
+        # A disk that is full must say so now: writing to the mapping would end the process.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
         # The mapping keeps the file after it is closed. First axis fastest, as NIfTI has it.
         stored = np.memmap(file, dtype=image.dtype, mode="r+", shape=(count, *reversed(spatial)))
     laid = stored.transpose(0, 3, 2, 1)

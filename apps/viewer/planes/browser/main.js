@@ -112,7 +112,7 @@ class Ui {
 
   // Neighbours of the plane that was scrolled last, those in its direction first.
   ahead(at) {
-    const plane = this.shownPlanes().find((p) => p.name === this.scrolled);
+    const plane = this.shownPlanes().find((p) => p.name === (this.scrolled || this.main));
     if (!plane || plane.axis === null) return [];
     const way = this.directions[plane.name] || 1;
     const places = [];
