@@ -24,6 +24,8 @@ PatchFunction = Callable[[Tensor], Tensor]
 # A place in the image, and the scores (K, *place) there.
 Block = tuple[tuple[slice, ...], np.ndarray]
 
+# What windows are aligned to: the largest that costs little overlap. Networks halve their maps five times at the most.
+_GRIDS = (32, 16, 8, 4, 2, 1)
 # Positions that one call of the function gets where no batch size is given. Larger batches gain nothing on a CPU and
 # cost memory; GPUs are given their own.
 _POSITIONS = 2**18
@@ -100,9 +102,13 @@ class Tiler:
         if length <= patch:
             return [-((patch - length) // 2)]
         step = max(1, int(patch * (1 - self.overlap)))
+        # All windows but the last begin at multiples of the network's strides, so that it sees the same grid in each.
+        grid = next(g for g in _GRIDS if step - step % g >= 0.9 * step)
+        step -= step % grid
         count = -(-(length - patch) // step) + 1
         # Spread evenly, so that no two windows are nearly the same.
-        return [round(i * (length - patch) / (count - 1)) for i in range(count)]
+        even = [-(-(i * (length - patch)) // ((count - 1) * grid)) * grid for i in range(count - 1)]
+        return [*even, length - patch]
 
     def weights(self) -> np.ndarray:
         """How much each position of a window counts: ``(*patch without its 1s)``, largest 1."""

@@ -155,6 +155,20 @@ def test_network_of_known_reach_in_tiles_is_the_whole_image() -> None:
     np.testing.assert_allclose(found[inside], whole[inside], atol=1e-5)
 
 
+def test_windows_begin_where_a_network_with_strides_sees_the_same_grid() -> None:
+    """A network that halves its maps three times says in a window what it says of the whole image."""
+
+    def steps(patches: Tensor) -> Tensor:
+        down = nn.functional.avg_pool2d(patches, 8)
+        return nn.functional.interpolate(down, scale_factor=8, mode="nearest")
+
+    image = noise(1, 64 + 8 * 11, 64 + 8 * 17)
+    whole = steps(torch.from_numpy(image)[None])[0].numpy()
+    for overlap in (0.0, 0.25, 0.3, 0.5):
+        found = Tiler(Patch((64, 64)), overlap, "gaussian").run(steps, image)
+        np.testing.assert_allclose(found, whole, atol=1e-6)
+
+
 def test_seam_of_gaussian_and_hann_is_smaller_than_that_of_constant() -> None:
     """How far tiles are from the whole image, for a network whose reach is a third of the window."""
     torch.manual_seed(0)
