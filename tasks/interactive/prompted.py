@@ -1,0 +1,165 @@
+"""What was asked and answered: plain values that never change, so that going back is taking the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from tasks.interactive.planes import View
+
+
+@dataclass(frozen=True)
+class Click:
+    """A point: ``position`` in array indices of the image, ``inside`` the object or not."""
+
+    position: tuple[float, ...]
+    inside: bool = True
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box around the object: array indices of the image, both corners in it."""
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A mask that was given, not asked for: ``(rows, columns)`` booleans of the view."""
+
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A candidate was chosen, counted from 0."""
+
+    number: int
+
+
+Step = Click | Box | Given | Choice
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A mask that the prompts may mean.
+
+    Attributes:
+        coarse: ``(1, 1, h, w)`` logits as the network makes them, which it takes back with the next prompt; where the
+            mask was given, logits over the view.
+        logits: ``(rows, columns)`` over the view.
+        quality: as the network predicts it, about 0 to 1; NaN where the mask was given.
+    """
+
+    coarse: Tensor
+    logits: np.ndarray
+    quality: float
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(rows, columns)`` booleans."""
+        return self.logits > 0
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """An object in one view.
+
+    Attributes:
+        steps: what a person did, in order.
+        candidates: the answers, the one that is meant most likely first; empty before the first prompt.
+        chosen: which of them counts.
+        origin: ``person``, or ``followed`` from the slice beside it.
+    """
+
+    steps: tuple[Step, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    chosen: int = 0
+    origin: Literal["person", "followed"] = "person"
+
+    @property
+    def answer(self) -> Candidate | None:
+        """The candidate that counts."""
+        return self.candidates[self.chosen] if self.candidates else None
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """All points so far."""
+        return tuple(step for step in self.steps if isinstance(step, Click))
+
+    @property
+    def box(self) -> Box | None:
+        """The last box."""
+        return next((step for step in reversed(self.steps) if isinstance(step, Box)), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """One object, in all views where it was asked for.
+
+    Attributes:
+        name: as a person calls it.
+        views: later ones lie over earlier ones.
+    """
+
+    name: str
+    views: Mapping[View, Asked] = field(default_factory=dict)
+
+    def with_view(self, view: View, asked: Asked | None) -> Prompted:
+        """The same with another state in a view, on top of the others; without the view, where it is None."""
+        views = {v: a for v, a in self.views.items() if v != view}
+        if asked is not None and (asked.steps or asked.candidates):
+            views[view] = asked
+        return Prompted(self.name, views)
+
+    @property
+    def answers(self) -> dict[View, Candidate]:
+        """What counts, view by view."""
+        return {view: asked.answer for view, asked in self.views.items() if asked.answer is not None}
+
+
+class History:
+    """States of all objects, and where in them one is."""
+
+    def __init__(self) -> None:
+        self._states: list[tuple[Prompted, ...]] = [()]
+        self._at = 0
+
+    @property
+    def now(self) -> tuple[Prompted, ...]:
+        """The objects."""
+        return self._states[self._at]
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is something before."""
+        return self._at > 0
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether something was undone."""
+        return self._at + 1 < len(self._states)
+
+    def push(self, state: tuple[Prompted, ...]) -> None:
+        """Go on; what was undone is gone."""
+        self._states[self._at + 1 :] = [state]
+        self._at += 1
+
+    def undo(self) -> bool:
+        """One back; False where there is nothing before."""
+        if not self.can_undo:
+            return False
+        self._at -= 1
+        return True
+
+    def redo(self) -> bool:
+        """One forth again; False where nothing was undone."""
+        if not self.can_redo:
+            return False
+        self._at += 1
+        return True
