@@ -58,6 +58,7 @@ class SegmentationTask(lightning.LightningModule):
         blend: constant or gaussian.
         window_batch: windows per forward pass when whole cases are predicted.
         mirror: axes of the network's input that are flipped when whole cases are predicted, results averaged.
+        coarse: train on the coarsest logits that the network offers (``deep_supervision``) and on no others, as SAMed.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class SegmentationTask(lightning.LightningModule):
         blend: str = "gaussian",
         window_batch: int = 4,
         mirror: Sequence[int] = (),
+        coarse: bool = False,
     ) -> None:
         super().__init__()
         channels_last_weights(network)
@@ -81,6 +83,7 @@ class SegmentationTask(lightning.LightningModule):
         self.loss = loss or DiceCE()
         self.optimizer = _Shared(optimizer)
         self.scheduler = None if scheduler is None else _Shared(scheduler)
+        self.coarse = coarse
         self.tiler = Tiler(patch, overlap, blend, window_batch, mirror)
         self.measures = torch.nn.ModuleDict(
             {split: OverlapMetric(classes, channels) for split in ("val", "test")}
@@ -98,7 +101,7 @@ class SegmentationTask(lightning.LightningModule):
     def compute_loss(self, batch: Batch) -> Tensor:
         """The loss of a training batch, deep supervision included where the network offers it."""
         output = self.network(channels_last(batch.image), present=self._told(batch.present))
-        levels = [output.logits, *output.aux]
+        levels = output.aux[-1:] if self.coarse and output.aux else [output.logits, *output.aux]
         if self.classes.exclusive:
             levels = [merge_unannotated(logits, batch.annotated) for logits in levels]
         return deep_supervision(self.loss, levels, batch.mask)
@@ -164,7 +167,8 @@ class SegmentationTask(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule from configuration."""
-        optimizer = self.optimizer(self.parameters())
+        # What is frozen stays out: it would take no step, but be counted and kept in every checkpoint.
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         if self.scheduler is None:
             return optimizer
         return {

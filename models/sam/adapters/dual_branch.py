@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.attention import SE
 from models.errors import ModelError
-from models.sam.adapters.chosen import chosen_blocks
+from models.sam.adapters.chosen import chosen_blocks, stand_at
 from models.sam.adapters.deformable import DeformableAttention, centres
 from models.sam.image_encoder import Branch, LayerNorm2d
 
@@ -48,36 +48,31 @@ class Pyramid(nn.Module):
         return self.body(image).permute(0, 2, 3, 1) + self.level
 
 
-class ChannelGate(nn.Module):
-    """An inverted bottleneck with squeeze and excitation (MBConv), added to the tokens; its last norm begins at 0.
+class ChannelAttention(nn.Module):
+    """``x + conv1(SE(depthwise3(norm(x))))`` behind a frozen block; ``conv1`` begins at 0.
 
     Args:
-        dim: channels, inside and outside.
+        dim: channels.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(dim, dim, 1, bias=False),
-            nn.BatchNorm2d(dim),
-            nn.SiLU(inplace=True),
-            nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False),
-            nn.BatchNorm2d(dim),
-            nn.SiLU(inplace=True),
-            SE(dim),
-            nn.Conv2d(dim, dim, 1, bias=False),
-        )
-        self.norm = nn.BatchNorm2d(dim)
-        nn.init.zeros_(self.norm.weight)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.spread = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.weigh = SE(dim)
+        self.proj = nn.Conv2d(dim, dim, 1)
+        nn.init.zeros_(self.proj.weight)
+        assert self.proj.bias is not None
+        nn.init.zeros_(self.proj.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, slices: int) -> Tensor:
         """``(N, H, W, C) -> (N, H, W, C)``."""
-        return x + self.norm(self.body(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        maps = self.norm(x).permute(0, 3, 1, 2)
+        return x + self.proj(self.weigh(self.spread(maps))).permute(0, 2, 3, 1)
 
 
 class Exchange(nn.Module):
-    """Bilateral cross-attention: tokens look at the maps of the convolutions, these at the tokens; then channels of
-    the tokens are weighted.
+    """Bilateral cross-attention: tokens look at the maps of the convolutions, then these at the tokens.
 
     Args:
         dim: channels.
@@ -94,7 +89,6 @@ class Exchange(nn.Module):
         self.to_maps = DeformableAttention(dim, heads, 1, points)
         # As in ViT-Adapter (Chen et al. 2022, arXiv 2205.08534): the tokens begin as they are.
         self.share = nn.Parameter(torch.zeros(dim))
-        self.gate = ChannelGate(dim)
 
     def forward(self, tokens: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
         """``(N, H, W, C)`` and ``(N, M, H, W, C)`` -> both."""
@@ -105,7 +99,7 @@ class Exchange(nn.Module):
         queries = self.norm_maps(maps).flatten(1, 3)
         looked = self.to_maps(queries, at.repeat(maps.shape[1], 1), self.norm_tokens(tokens)[:, None])
         maps = maps + looked.unflatten(1, maps.shape[1:4])
-        return self.gate(tokens), maps
+        return tokens, maps
 
 
 class Fusion(nn.Module):
@@ -142,7 +136,7 @@ class DualBranch(Branch):
 
     Pyramids of convolutions bring the image, at several sizes, to the grid of the tokens. Behind some blocks tokens
     and maps look at each other; behind the last one they are fused. Here it begins as SAM: what reaches the tokens
-    begins at 0. Stochastic depth is left out.
+    begins at 0. Stochastic depth is left out. The other half of DB-SAM is :class:`ChannelAttention` behind each block.
 
     Args:
         in_channels: of the image.
@@ -208,7 +202,7 @@ def put_dual_branch(
     widths: list[int] | None = None,
     hidden: int | None = None,
 ) -> Iterable[nn.Parameter]:
-    """The branch of DB-SAM beside the image encoder.
+    """Both halves of DB-SAM: channel attention behind each block of the image encoder, and a branch beside it.
 
     Args:
         network: the SAM.
@@ -252,4 +246,9 @@ def put_dual_branch(
         max(1, dim // 12) if hidden is None else hidden,
     )
     network.image_encoder.branch = branch
-    return branch.parameters()
+    learning = list(branch.parameters())
+    for block in chosen_blocks(network, None, "dual_branch"):
+        attention = ChannelAttention(dim)
+        stand_at(block, "behind", attention)
+        learning += attention.parameters()
+    return learning
