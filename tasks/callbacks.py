@@ -20,6 +20,7 @@ from datamodules.errors import DataError
 from datamodules.segmentation import SegmentationData
 from tasks.calibration import fit_temperature
 from tasks.model_file import Description, save_model
+from tasks.prompting.answers import is_promptable_network
 from tasks.segmentation import SegmentationTask
 
 MODEL_FILE = "model.safetensors"
@@ -90,7 +91,7 @@ class ModelFileWriter(Callback):
     def _write_cases(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Dice of every test case."""
         assert isinstance(module, SegmentationTask)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and module.test_cases:  # what is measured by clicks has a table of its own
             names = [module.classes.names[i] for i in module.classes.foreground]
             rows = [[key, *(f"{s:.6f}" for s in scores)] for key, scores in module.test_cases.items()]
             table = io.StringIO(newline="")
@@ -124,6 +125,8 @@ class ModelFileWriter(Callback):
         """Fit a temperature with the weights that were kept; False where there is nothing to fit it on."""
         assert isinstance(module, SegmentationTask)
         if not trainer.is_global_zero or not _data(trainer).splits["val"]:
+            return False
+        if is_promptable_network(module.network):  # it says nothing before it is asked
             return False
         # After training the weights lie on the CPU.
         module.to(trainer.strategy.root_device).eval()

@@ -36,7 +36,7 @@ class SamSegmenter(Segmenter):
 
     Args:
         in_channels: any number; weights for three are repeated, or summed for one.
-        num_classes: K, logits per position; 1 where ``prompts``.
+        num_classes: K, logits per position. With ``prompts`` it is 1, whatever the data have: an object of any class.
         ndim: 2, or 3 for stacks of slices.
         size: vit_b, vit_l, vit_h, tiny, or the numbers of :class:`~models.sam.sizes.SamSize`.
         image_size: side of the square that the network sees. Weights are resampled from the one they were trained at.
@@ -70,11 +70,9 @@ class SamSegmenter(Segmenter):
             raise ModelError(f"ndim is {ndim}; {type(self).__name__} exists in 2D and 3D")
         if fit not in FITS:
             raise ModelError(f"fit is {fit!r}; choose from: {', '.join(FITS)}")
-        if prompts and num_classes != 1:
-            raise ModelError(f"num_classes is {num_classes}; with prompts SAM draws one object at a time: 1")
         self.ndim = ndim
         self.in_channels = in_channels
-        self.num_classes = num_classes
+        self.num_classes = 1 if prompts else num_classes
         self.size = read_size(size)
         self.prompts = prompts
         self.deep_supervision = deep_supervision

@@ -209,9 +209,9 @@ class Planes:
         if self._resampled:
             whole = np.full((1, *self.grid.shape), OUTSIDE, dtype=np.float32)
             for view, values in logits.items():
-                whole[(0, *view.slices)] = values.reshape([stop - start for start, stop in view.window])
+                whole[0][view.slices] = values.reshape([stop - start for start, stop in view.window])
             restored = self.preprocessing.restore(whole, self.image.geometry)
-            return np.asarray(restored[(0, *window)])
+            return np.asarray(restored[0][window])
         out = np.full([w.stop - w.start for w in window], OUTSIDE, dtype=np.float32)
         for view, values in logits.items():
             block = values.reshape([1, *(stop - start for start, stop in view.window)])
@@ -220,13 +220,7 @@ class Planes:
                 slice(max(p.start, w.start), min(p.stop, w.stop)) for p, w in zip(place, window, strict=True)
             ]
             if all(b.start < b.stop for b in both):
-                to = tuple(
-                    slice(b.start - w.start, b.stop - w.start) for b, w in zip(both, window, strict=True)
-                )
-                of = tuple(
-                    slice(b.start - p.start, b.stop - p.start) for b, p in zip(both, place, strict=True)
-                )
-                out[to] = turned[(0, *of)]
+                out[_from(both, window)] = turned[0][_from(both, place)]
         return out
 
     def _around(self, centre: Sequence[int]) -> View:
@@ -243,3 +237,8 @@ class Planes:
         if len(self.patch.size) == 3 and 1 in self.patch.size:
             return self.patch.size.index(1)
         return int(np.argmax(self.grid.spacing))
+
+
+def _from(part: Sequence[slice], whole: Sequence[slice]) -> Window:
+    """Where a part lies in a whole, counted from its corner."""
+    return tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, whole, strict=True))
