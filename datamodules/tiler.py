@@ -30,9 +30,9 @@ _GRIDS = (32, 16, 8, 4, 2, 1)
 # cost memory; GPUs are given their own.
 _POSITIONS = 2**18
 # Width of the columns that wide images are predicted in: of the sums that wait in one row of windows, a few MiB a map.
-_COLUMN = 2048
+_COLUMN = 1024
 # Bytes of sums that wait for their last window. More of them lie in a temporary file.
-MEMORY = 128 * 2**20
+MEMORY = 48 * 2**20
 
 
 class Tiler:
