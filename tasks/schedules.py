@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -31,7 +32,7 @@ class WarmupPolynomial(LRScheduler):
         self.total, self.warmup, self.power = total, warmup, power
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Of every group, for the step that begins."""
         step = self.last_epoch
         if step < self.warmup:

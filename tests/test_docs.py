@@ -198,6 +198,8 @@ def signatures() -> dict[str, set[str]]:
     from datamodules.augmentation import Augmentation
     from datamodules.division import Division
     from models import EncoderDecoder
+    from models.clipseg import ClipSegSegmenter
+    from models.sam import SamSegmenter
     from tasks import SegmentationTask
 
     def names(function: Callable[..., Any]) -> set[str]:
@@ -207,7 +209,9 @@ def signatures() -> dict[str, set[str]]:
         "data.augmentation": names(Augmentation),
         "data.division": names(Division),
         "data": names(SegmentationData.__init__),
-        "model.network": names(EncoderDecoder.__init__),
+        "model.network": set().union(
+            *(names(c.__init__) for c in (EncoderDecoder, SamSegmenter, ClipSegSegmenter))
+        ),
         "model": names(SegmentationTask.__init__),
         "trainer": names(pl.Trainer.__init__),
         "checkpoint": names(ModelCheckpoint.__init__),
@@ -266,9 +270,22 @@ def test_every_normalization_sensor_and_index_is_explained() -> None:
     assert set(first_column(text_of("docs/data.md"), "Index")) == set(INDICES)
 
 
+def test_every_option_of_other_networks_is_explained() -> None:
+    from models.clipseg import ClipSegSegmenter
+    from models.sam import SamSegmenter
+
+    explained = set(first_column(text_of("docs/sam.md"), "Option"))
+    for cls in (SamSegmenter, ClipSegSegmenter):
+        options = set(inspect.signature(cls.__init__).parameters)
+        assert options - explained == {"self", "in_channels", "num_classes", "ndim"}
+
+
 def test_every_setting_of_ours_is_explained() -> None:
     explained = set(SPAN.findall(text_of("docs/recipes.md")))
+    from models import EncoderDecoder
+
     known = signatures()
+    known["model.network"] = set(inspect.signature(EncoderDecoder.__init__).parameters) - {"self"}
     for prefix in ("data.augmentation", "data.division", "data", "model.network", "model"):
         missing = {f"{prefix}.{name}" for name in known[prefix]} - explained
         assert not missing, sorted(missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ NEW: dict[str, Any] = {
     "two_pyramids": {"name": "dual_branch", "pyramids": 2, "blocks": [0, 2], "points": 2},
 }
 MIXED = ["lora", "bottleneck", {"name": "attention", "block": "eca"}, "dual_branch", "neck", "decoder"]
-every_adapter = pytest.mark.parametrize("adapters", [*([a, "decoder"] for a in NEW.values()), MIXED], ids=[*NEW, "mixed"])
+every_adapter = pytest.mark.parametrize(
+    "adapters", [*([a, "decoder"] for a in NEW.values()), MIXED], ids=[*NEW, "mixed"]
+)
 
 
 def tiny(**options: Any) -> SamSegmenter:
@@ -159,7 +162,7 @@ class TestCounts:
     def test_dual_branch(self) -> None:
         c, heads, points, maps = self.C, 12, 4, 4
         widths = [3, 128, 256, 512]
-        convolutions = sum(9 * a * b + 2 * b for a, b in zip(widths[:-1], widths[1:], strict=True))
+        convolutions = sum(9 * a * b + 2 * b for a, b in itertools.pairwise(widths))
         pyramid = convolutions + 512 * c + c + 2 * c + c  # a convolution of 1, a norm, the level's embedding
 
         def attention(levels: int) -> int:
@@ -250,7 +253,9 @@ def test_depth_is_attended_to_slice_by_slice_position() -> None:
     for b, row, column in [(0, 0, 0), (1, 3, 2)]:
         grid = volume[b, :, row, column].reshape(1, 2, 3, 48)  # six slices as two rows of three
         along = adapter.up(F.gelu(adapter.down(block.attn(grid)))).reshape(6, 48)
-        torch.testing.assert_close(found.reshape(2, 6, 4, 4, 48)[b, :, row, column], along, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            found.reshape(2, 6, 4, 4, 48)[b, :, row, column], along, atol=1e-5, rtol=1e-5
+        )
     # Slices speak with each other, images of a batch do not.
     moved = y.clone()
     moved[0] += 1
@@ -267,7 +272,10 @@ def test_depth_is_attended_to_slice_by_slice_position() -> None:
         (["lora", "lora", "decoder"], "stands twice"),
         ([{"name": "lora", "blocks": [4]}, "decoder"], "has blocks 0 to 3"),
         ([{"name": "lora", "width": 4}, "decoder"], "no option 'width'; it accepts: rank, alpha, at, blocks"),
-        ([{"name": "bottleneck", "at": ["depth"]}, "decoder"], "for images of 2 axes choose from: space, mlp"),
+        (
+            [{"name": "bottleneck", "at": ["depth"]}, "decoder"],
+            "for images of 2 axes choose from: space, mlp",
+        ),
         ([{"name": "bottleneck", "ratio": 0}, "decoder"], "ratio is 0"),
         ([{"name": "attention", "block": "magic"}, "decoder"], "'magic' is not known"),
         (["dual_branch", "dual_branch", "decoder"], "there twice"),
@@ -305,14 +313,19 @@ def trained(file: Path, adapters: list[Any], **options: Any) -> SamSegmenter:
 
 
 @pytest.mark.parametrize(
-    "adapters",
-    # The branch is larger than a tiny SAM, whose tensors would all be kept.
-    [["lora", "decoder"], ["bottleneck", "lora", {"name": "attention", "block": "se"}, "decoder"]],
+    ("adapters", "options"),
+    [
+        (["lora", "decoder"], {}),
+        # More that learns than is frozen would all be kept: the decoder stays as it is.
+        (["lora", "bottleneck", {"name": "attention", "block": "se"}], {"num_classes": 1, "prompts": True}),
+    ],
     ids=["lora", "mixed"],
 )
-def test_a_model_file_holds_what_is_not_the_bases(tmp_path: Path, adapters: list[Any]) -> None:
+def test_a_model_file_holds_what_is_not_the_bases(
+    tmp_path: Path, adapters: list[Any], options: dict[str, Any]
+) -> None:
     file = checkpoint(tmp_path)
-    network = trained(file, adapters)
+    network = trained(file, adapters, **options)
     merge_lora(network)  # which makes no difference
     save_model(tmp_path / "model.safetensors", network, description())
     from safetensors import safe_open

@@ -27,13 +27,12 @@ def chosen_blocks(network: SamSegmenter, blocks: Sequence[int] | None, adapter: 
         raise ModelError(
             f"adapter {adapter!r}: blocks has {wrong[0]}; the image encoder has blocks 0 to {len(there) - 1}"
         )
-    found = [there[number] for number in sorted(set(wanted))]
-    assert all(isinstance(block, Block) for block in found)
-    return found
+    found = (there[number] for number in sorted(set(wanted)))
+    return [block for block in found if isinstance(block, Block)]
 
 
 def stand_at(block: Block, place: str, adapter: nn.Module) -> None:
-    """Append ``adapter`` to the list of a place of ``block``, on the device that the block is on."""
+    """Append ``adapter`` to the list of a place of ``block``."""
     adapters = block.adapters[place]
     assert isinstance(adapters, nn.ModuleList)
     adapters.append(adapter)
