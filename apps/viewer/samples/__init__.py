@@ -50,6 +50,9 @@ MODELS = {
     "satellite": _model("satellite", "Sample: land in four bands"),
 }
 
+# The one that is asked; see :mod:`.train_prompted`.
+PROMPTED = _model("prompted", "Sample: asked for lungs and heart in radiographs")
+
 
 def _mri(folder: Path) -> Path:
     try:

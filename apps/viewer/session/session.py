@@ -15,6 +15,7 @@ from apps.viewer.session.data_root import DataRoot
 from apps.viewer.session.fit import misfit
 from apps.viewer.session.models import LoadedModel, ModelEntry, ModelStore, entries
 from apps.viewer.session.opened import Opened, open_named
+from apps.viewer.session.prompted_models import prompt_entries, promptable
 from apps.viewer.session.result import Result
 from apps.viewer.session.uploads import Upload, open_uploads, stored_names
 from datamodules.errors import DataError
@@ -127,12 +128,20 @@ class Session:
     # ------------------------------------------------------------------------------------------- the model
 
     def models(self) -> list[ModelEntry]:
-        """The model files that can be chosen.
+        """The model files that can be chosen to predict; those that are asked are in :meth:`prompt_models`.
 
         Raises:
             DataError: a folder that the server was started with is not there.
         """
-        return entries(self.options.models)
+        return [entry for entry in entries(self.options.models) if not promptable(entry.file)]
+
+    def prompt_models(self) -> list[ModelEntry]:
+        """The model files that draw what they are asked for.
+
+        Raises:
+            DataError: as :meth:`models`.
+        """
+        return prompt_entries(self.options.models)
 
     def choose_model(self, entry: ModelEntry) -> LoadedModel:
         """Load a model, or find it loaded.
