@@ -28,6 +28,7 @@ from tasks.ensemble import SideBySide, check_alike, preparations
 from tasks.maps import MAPS
 from tasks.model_file import Description, ModelFileError
 from tasks.networks import is_exported, load_network
+from tasks.prompting.answers import is_promptable_network
 from tasks.segmented import Prediction
 from tasks.windows import Windows
 
@@ -351,5 +352,11 @@ def load(
             f"{exported[0]}: --fast is for networks that torch runs; give the model.safetensors, or leave --fast out"
         )
     loaded = [load_network(file, device, trust) for file in files]
+    for file, (network, _) in zip(files, loaded, strict=True):
+        if is_promptable_network(network):
+            raise ModelFileError(
+                f"{file}: draws one object at a time, as it is asked; ask it in the viewer, or for everything at once "
+                "with `delineate masks`"
+            )
     check_alike(files, [description for _, description in loaded], windows or Windows())
     return Predictor(*loaded[0], device, windows, loaded[1:], fast)

@@ -445,6 +445,11 @@ class InteractiveSession:
     def _asked(self, step: Step) -> list[Candidate]:
         """Take a step for the current object in this view."""
         before = self._here() or Asked()
+        if before.origin == "followed":
+            # From now on it is a person's, who begins with what is seen there.
+            number = step.number if isinstance(step, Choice) else before.chosen
+            seen = Given(before.candidates[number].mask)
+            before, step = (Asked(), seen) if isinstance(step, Choice) else (given(Asked(), seen), step)
         after = self._after(self.view, before, step)  # first, so that an error leaves everything as it was
         state = self._history.now
         if not state:
