@@ -21,6 +21,7 @@ from models.clipseg.sizes import SIZES, make_network
 from models.errors import ModelError
 from models.interfaces import Prompts
 from tasks.model_file import Description, load_model, save_model
+from tests.small import fit, predict
 
 TEXTS = ["background", "a lung"]
 
@@ -231,3 +232,36 @@ def test_it_takes_no_prompts() -> None:
 def test_the_page_names_every_adapter_and_size() -> None:
     page = (Path(__file__).parents[1] / "docs" / "sam.md").read_text("utf-8")
     assert all(f"`{name}`" in page for name in [*ADAPTERS, *SIZES])
+
+
+@pytest.mark.slow
+def test_fit_and_predict_from_a_recipe(picture_dataset: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "clipseg.yaml"
+    recipe.write_text(
+        """
+data:
+  class_path: datamodules.Folder
+  init_args: {classes: [background, disc, ring], channels: [red, green, blue], patch: [32, 32], batch_size: 2,
+              patches_per_epoch: 2}
+model:
+  class_path: tasks.SegmentationTask
+  init_args:
+    network:
+      class_path: models.clipseg.ClipSegSegmenter
+      init_args:
+        size: tiny
+        image_size: 64
+        texts: [the background, a disc, a ring]
+        adapters: [{name: dense, hidden: 8, at: [vision]}, shallow, decoder]
+trainer: {max_epochs: 1, num_sanity_val_steps: 0, accelerator: cpu}
+"""
+    )
+    run = fit(picture_dataset, tmp_path / "run", recipe=["-c", str(recipe)])
+    network, _ = load_model(run / "model.safetensors")
+    assert isinstance(network, ClipSegSegmenter)
+    assert network.tokens[1, 1:7].tolist() == list(b"a disc")
+    code, rows = predict(
+        run / "model.safetensors", tmp_path / "out", next((picture_dataset / "images").iterdir())
+    )
+    assert code == 0
+    assert rows

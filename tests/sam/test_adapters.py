@@ -297,6 +297,23 @@ def test_the_page_names_every_adapter() -> None:
     assert {"eca", "se", "psa"} <= set(ATTENTION)
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_mixture_can_be_exported() -> None:
+    class Logits(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.network(image).logits
+
+    network = Logits(awake(tiny(adapters=MIXED))).eval()
+    x = torch.randn(1, 2, 64, 48)
+    program = torch.export.export(network, (x,), strict=False)
+    torch.testing.assert_close(program.module()(x), network(x), atol=1e-3, rtol=1e-3)
+
+
 def description() -> Description:
     return Description(Preprocessing(["a", "b"]), Patch((64, 64)), Classes(["background", "one", "two"]))
 
