@@ -23,6 +23,7 @@ VERBS = {
     "validate": "training",
     "test": "training",
     "predict": "predict",
+    "masks": "masks",
     "view": "view",
     "evaluate": "evaluate",
     "export": "export",

@@ -15,6 +15,7 @@ from datamodules.atomic import atomic_path
 from datamodules.segmentation import SegmentationData
 from tasks.callbacks import CHECKPOINTS, MODEL_FILE, LastCheckpoint, ModelFileWriter, is_rehearsal
 from tasks.model_file import ModelFileError, load_model
+from tasks.prompting.answers import is_promptable_network
 from tasks.segmentation import SegmentationTask
 
 CONFIG_FILE = "config.yaml"
@@ -138,7 +139,8 @@ def _fit(cli: DelineateCLI, quiet: bool) -> None:
         _print_scores(cli, "val")
     if not is_rehearsal(cli.trainer) and not quiet and cli.trainer.is_global_zero:
         print(f"model: {folder / MODEL_FILE}")
-        print(f"next:  delineate predict -m {folder / MODEL_FILE} -i IMAGES -o OUT")
+        verb = "masks" if is_promptable_network(cli.model.network) else "predict"
+        print(f"next:  delineate {verb} -m {folder / MODEL_FILE} -i IMAGES -o OUT")
 
 
 def _measure(cli: DelineateCLI, verb: str) -> None:

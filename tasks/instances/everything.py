@@ -122,10 +122,9 @@ def _stable(
     how: Everything,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Masks ``(N, H, W)`` that are stable, not empty, and what is known of them."""
-    logits = model.over_view(coarse[:, None].to(model.device), size)[:, 0]
+    logits = model.over_view(coarse[:, None], size)[:, 0]
     larger = (logits > -how.offset).sum((1, 2))
     stability = (logits > how.offset).sum((1, 2)) / larger.clamp(min=1)
     masks = logits > 0
     kept = (stability >= how.stability) & masks.flatten(1).any(1)
-    back = kept.cpu()
-    return masks[kept].cpu(), quality[back], stability[kept].float().cpu(), points[back]
+    return masks[kept], quality[kept], stability[kept].float(), points[kept]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,7 +40,7 @@ def asked_once(
 def given(before: Asked, step: Given) -> Asked:
     """Take a mask as it is."""
     logits = np.where(step.mask, np.float32(_SURE), np.float32(-_SURE))
-    candidate = Candidate(torch.from_numpy(logits)[None, None], logits, float("nan"))
+    candidate = Candidate(torch.from_numpy(logits)[None, None], float("nan"))
     return Asked((*before.steps, step), (candidate,), 0, before.origin)
 
 
@@ -53,11 +55,13 @@ def candidates(
     answer = model.ask(features, size, prompts)
     by_quality = (1 + answer.quality[0, 1:].argsort(descending=True, stable=True)).tolist()
     order = ([0, *by_quality] if bool(answer.single[0]) else by_quality)[:3]
-    coarse = answer.masks[:1, order]
-    logits = model.over_view(coarse.to(model.device), size).float().cpu().numpy()
     return tuple(
-        Candidate(coarse[:, i : i + 1].clone(), logits[0, i].copy(), float(answer.quality[0, number]))
-        for i, number in enumerate(order)
+        Candidate(
+            answer.masks[:1, number : number + 1].clone(),  # not a view, which would keep all four
+            float(answer.quality[0, number]),
+            partial(model.over_view, size=size),
+        )
+        for number in order
     )
 
 

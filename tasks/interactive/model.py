@@ -83,10 +83,10 @@ class PromptModel:
         return Answer(said.masks.float().cpu(), said.quality.float().cpu(), said.single.cpu())
 
     def over_view(self, coarse: Tensor, size: tuple[int, int]) -> Tensor:
-        """Coarse logits ``(N, K, h, w)`` -> over the view, ``(N, K, *size)``."""
+        """Coarse logits ``(N, K, h, w)`` -> over the view, ``(N, K, *size)``, float32 on the CPU."""
         with torch.inference_mode():
-            found: Tensor = self.network.frame.take(coarse, size)
-        return found
+            found: Tensor = self.network.frame.take(coarse.to(self.device), size)
+            return found.float().cpu()
 
 
 def load_prompt_model(path: str | Path, device: str | None = None, trust: bool = False) -> PromptModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -45,25 +45,39 @@ class Choice:
 Step = Click | Box | Given | Choice
 
 
-@dataclass(frozen=True, eq=False)
 class Candidate:
     """A mask that the prompts may mean.
 
-    Attributes:
+    Args:
         coarse: ``(1, 1, h, w)`` logits as the network makes them, which it takes back with the next prompt; where the
             mask was given, logits over the view.
-        logits: ``(rows, columns)`` over the view.
         quality: as the network predicts it, about 0 to 1; NaN where the mask was given.
+        over: brings ``coarse`` over the view; None where it is.
     """
 
-    coarse: Tensor
-    logits: np.ndarray
-    quality: float
+    def __init__(
+        self, coarse: Tensor, quality: float, over: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.coarse = coarse
+        self.quality = quality
+        self._over = over
+        self._logits: np.ndarray | None = None
+
+    @property
+    def logits(self) -> np.ndarray:
+        """``(rows, columns)`` float32 over the view; made when they are first wanted."""
+        if self._logits is None:
+            self._logits = (self.coarse if self._over is None else self._over(self.coarse))[0, 0].numpy()
+        return self._logits
 
     @property
     def mask(self) -> np.ndarray:
         """``(rows, columns)`` booleans."""
         return self.logits > 0
+
+    def forget(self) -> None:
+        """Let go of what can be made again: a long history of a large picture would fill the memory."""
+        self._logits = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +161,12 @@ class History:
 
     def push(self, state: tuple[Prompted, ...]) -> None:
         """Go on; what was undone is gone."""
+        kept = {id(asked) for prompted in state for asked in prompted.views.values()}
+        for prompted in self.now:
+            for asked in prompted.views.values():
+                if id(asked) not in kept:
+                    for candidate in asked.candidates:
+                        candidate.forget()
         self._states[self._at + 1 :] = [state]
         self._at += 1
 
