@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from apps.viewer.pages import prompt, save
+from apps.viewer.pages import insight, prompt, save
 from apps.viewer.render.swatches import swatches_html
 from apps.viewer.session.result import size_text
 from apps.viewer.session.session import Session
@@ -37,4 +37,5 @@ PANELS: tuple[Panel, ...] = (
     Panel("Found", _has_result, _found),
     Panel("Save", _has_result, save.show),
     Panel("Prompt", prompt.fits, prompt.show),
+    Panel("Insight", insight.fits, insight.show),
 )

@@ -17,7 +17,7 @@ pytest.importorskip("segment_anything")
 from apps.viewer.session.labelled import LabelledFolder, case_name
 from apps.viewer.session.models import ModelStore
 from apps.viewer.session.opened import open_named
-from apps.viewer.session.prompted_models import prompt_entries, promptable
+from apps.viewer.session.prompted_models import prompt_entries, prompt_store, promptable
 from apps.viewer.session.prompting import Prompting
 from apps.viewer.session.raster import brushed, enclosed
 from apps.viewer.session.session import Session
@@ -36,7 +36,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def asked(model: Path, radiograph: Path, store: ModelStore, tmp_path: Path) -> Prompting:
-    return Prompting(open_named(radiograph, "chest.png"), store.get(model), tmp_path / "embeddings")
+    return Prompting(
+        open_named(radiograph, "chest.png"), prompt_store(store).get(model), tmp_path / "embeddings"
+    )
 
 
 def event(kind: str, *points: tuple[float, ...], **more: object) -> SimpleNamespace:
@@ -156,7 +158,7 @@ def test_prompts_are_saved_and_asked_again(
     asked.heard(event("point", (40, 30)))
     asked.heard(event("brush", (70, 70)))
     asked.changed(lambda: asked.work.rename_object("object 1", "<b>lung</b>"))
-    other = Prompting(open_named(radiograph, "chest.png"), store.get(model), tmp_path / "other")
+    other = Prompting(open_named(radiograph, "chest.png"), prompt_store(store).get(model), tmp_path / "other")
     other.restore(asked.record())
     np.testing.assert_array_equal(other.mask, asked.mask)
     assert other.classes.names == asked.classes.names
@@ -174,7 +176,7 @@ def test_corrections_of_a_volume_lie_in_the_plane_that_the_model_sees(
     )
     opened = open_named(volume, "scan.nii.gz")
     opened.image.channels = ("image",)
-    asked = Prompting(opened, store.get(file), tmp_path / "embeddings")
+    asked = Prompting(opened, prompt_store(store).get(file), tmp_path / "embeddings")
     axis = asked.work.axis
     assert axis is not None
     at = [10.0, 6.0, 8.0]
@@ -219,7 +221,7 @@ def test_labels_are_read_back_as_a_dataset(asked: Prompting, tmp_path: Path) -> 
 
 def test_a_broken_list_of_classes_is_named(asked: Prompting, tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text("[]")
-    with pytest.raises(DataError, match="classes.json"):
+    with pytest.raises(DataError, match=r"classes\.json"):
         LabelledFolder(tmp_path).save(asked.opened, np.zeros((96, 96), np.uint8), Classes(["none", "a"]))
 
 
@@ -240,19 +242,37 @@ def test_files_are_told_apart_by_what_they_draw(model: Path, session: Session, t
     assert not promptable(drawing)
     assert not promptable(tmp_path / "missing.safetensors")
     assert model in [entry.file for entry in prompt_entries([model.parent])]
-    with pytest.raises(ModelFileError, match="no prompts"):
+    with pytest.raises(ModelFileError, match="takes no prompts"):
         Prompting(
-            open_named(_picture(tmp_path), "p.png"), session.store.get(drawing), tmp_path / "embeddings"
+            open_named(_picture(tmp_path), "p.png"),
+            prompt_store(session.store).get(drawing),
+            tmp_path / "embeddings",
         )
 
 
 def test_channels_that_do_not_fit_are_said(store: ModelStore, tmp_path: Path) -> None:
     file = prompt_model_file(tmp_path / "model.safetensors", channels=("red", "nir"))
     with pytest.raises(DataError, match="2 channels are wanted"):
-        Prompting(open_named(_picture(tmp_path), "p.png"), store.get(file), tmp_path / "embeddings")
+        Prompting(
+            open_named(_picture(tmp_path), "p.png"), prompt_store(store).get(file), tmp_path / "embeddings"
+        )
 
 
 def _picture(folder: Path) -> Path:
     values = np.random.default_rng(0).integers(0, 255, (40, 50), dtype=np.uint8)
     PIL.Image.fromarray(values).save(folder / "p.png")
     return folder / "p.png"
+
+
+def test_the_sample_model_draws_what_is_meant(session: Session, tmp_path: Path) -> None:
+    from apps.viewer.samples import PROMPTED
+    from apps.viewer.samples.chest import chest
+
+    assert PROMPTED.file.stat().st_size < 200_000
+    opened = session.open_sample("xray")
+    work = Prompting(opened, prompt_store(session.store).get(PROMPTED.file), tmp_path / "embeddings")
+    truth = chest(7, 768)[1] == 2
+    low, high = np.argwhere(truth).min(0), np.argwhere(truth).max(0)
+    work.heard(event("box", tuple(low), tuple(high)))
+    drawn = work.mask == 1
+    assert (drawn & truth).sum() / (drawn | truth).sum() > 0.8

@@ -19,7 +19,7 @@ from apps.viewer.session.prompting import Prompting
 from apps.viewer.views.volume import ASKED
 from datamodules.open import open_image
 from tests.prompted import prompt_model_file
-from tests.viewer.test_pages import page, press, session_of, texts
+from tests.viewer.test_pages import choose, page, press, session_of, texts
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,10 @@ def test_labels_are_collected_and_the_least_certain_case_comes_next(
     root.mkdir()
     for seed, name in ((1, "a"), (2, "b")):
         PIL.Image.fromarray(chest(seed, 96)[0]).save(root / f"{name}.png")
-    PIL.Image.fromarray((chest(3, 96)[0] // 12 + 100)).save(root / "c.png")
+    PIL.Image.fromarray(chest(3, 96)[0] // 12 + 100).save(root / "c.png")
     (root / "d.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     start(models=(models,), data_root=root, output=output)
-    test = began(root)
+    test = choose(began(root), "xray")
     ask(test, "brush", (40, 40))
     press(test, "Save as labels")
     assert "Saved as a" in test.success[0].value.replace("\\", "")
@@ -145,3 +145,45 @@ def test_prompts_come_back_from_a_file(start: Callable[..., None], models: Path)
     test.file_uploader(key="prompt file").upload("w.json", wrong).run()
     press(test, "Ask again what it says")
     assert "is of an image of" in test.error[0].value.replace("\\", "")
+
+
+def test_insight_shows_doubts_attention_grad_cam_and_another_model(
+    start: Callable[..., None], models: Path
+) -> None:
+    start(models=(models,))
+    test = press(press(page(), "Open X-ray"), "Predict")
+    test.segmented_control(key="insight").set_value("Doubts").run()
+    assert "not calibrated" in texts(test)
+    press(test, "Draw the maps")
+    asked = session_of(test).parts[ASKED]
+    assert asked.classes[1].name.startswith("entropy 0.25")
+    before = int((asked.mask > 0).sum())
+    test.slider(key="doubts from True").set_value(0.75).run()
+    assert 0 < int((session_of(test).parts[ASKED].mask > 0).sum()) < before
+    for choice, named in (("Attention", "weight"), ("Grad-CAM", "weight")):
+        test.segmented_control(key="insight").set_value(choice).run()
+        assert not test.exception
+        assert not test.error
+        assert named in session_of(test).parts[ASKED].classes[3].name
+    test.segmented_control(key="insight").set_value("Two models").run()
+    assert ASKED not in session_of(test).parts
+    press(test, "Draw")
+    assert "draws on volumes" in test.warning[-1].value.replace("\\", "")
+    test.segmented_control(key="insight").set_value("Mask").run()
+    assert ASKED not in session_of(test).parts
+
+
+def test_insight_measures_a_reference(start: Callable[..., None], tmp_path: Path) -> None:
+    import io
+
+    import PIL.Image
+
+    start()
+    test = press(press(page(), "Open X-ray"), "Predict")
+    test.segmented_control(key="insight").set_value("Reference").run()
+    stream = io.BytesIO()
+    PIL.Image.fromarray(chest(7, 768)[1]).save(stream, "png")
+    test.file_uploader(key="reference").upload("truth.png", stream.getvalue()).run()
+    press(test, "Compare")
+    assert test.dataframe[0].value["Dice"].min() > 0.9
+    assert session_of(test).parts[ASKED].classes.names[3] == "missed (false negative)"

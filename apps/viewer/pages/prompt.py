@@ -10,6 +10,7 @@ import streamlit as st
 from apps.viewer.pages import review
 from apps.viewer.planes.component import Mark, PlanesEvent
 from apps.viewer.session.labelled import LabelledFolder
+from apps.viewer.session.prompted_models import prompt_store
 from apps.viewer.session.prompting import TOOLS, Prompting
 from apps.viewer.session.session import Session
 from apps.viewer.state import plain
@@ -70,7 +71,9 @@ def _start(current: Session) -> None:
     opened = current.opened
     assert opened is not None
     with st.spinner("Loading the model ..."):
-        work = Prompting(opened, current.store.get(entries[file].file), current.new_folder("embeddings"))
+        work = Prompting(
+            opened, prompt_store(current.store).get(entries[file].file), current.new_folder("embeddings")
+        )
     bar = st.progress(0.0, "Looking at the image, once ...")
     try:
         work.encode(lambda share: bar.progress(min(share, 1.0), "Looking at the image, once ..."))

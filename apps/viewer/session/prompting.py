@@ -11,12 +11,12 @@ import numpy as np
 
 from apps.viewer.render.orientation import planes_of
 from apps.viewer.session.fit import misfit
-from apps.viewer.session.models import LoadedModel
 from apps.viewer.session.opened import Opened
+from apps.viewer.session.prompted_models import LoadedPromptModel
 from apps.viewer.session.raster import brushed, enclosed
 from datamodules.classes import Classes
 from datamodules.errors import DataError
-from tasks.interactive import EmbeddingCache, InteractiveSession, PromptModel
+from tasks.interactive import EmbeddingCache, InteractiveSession
 from tasks.interactive.prompted import Box, Click
 
 # What a press on a plane may do, and what people call it.
@@ -70,25 +70,19 @@ class Prompting:
 
     Raises:
         DataError: model and image do not fit, in words.
-        ModelFileError: the model is not one that is asked.
     """
 
-    def __init__(self, opened: Opened, loaded: LoadedModel, folder: Path) -> None:
-        predictor = loaded.predictor
-        model = PromptModel(predictor.network, predictor.description, str(predictor.device), loaded.key)
-        # Models of pictures ask for slices, so that the number of axes need not agree.
-        problem = (
-            ""
-            if len(predictor.description.patch.size) != opened.image.geometry.ndim
-            else misfit(predictor.description, opened)
-        )
-        if problem:
+    def __init__(self, opened: Opened, loaded: LoadedPromptModel, folder: Path) -> None:
+        description = loaded.model.description
+        # Models of pictures also take slices of volumes; what else does not fit the session below says.
+        if len(description.patch.size) == opened.image.geometry.ndim and (
+            problem := misfit(description, opened)
+        ):
             raise DataError(problem)
         self.opened = opened
-        self.key = loaded.key
         self._lock = loaded.lock
         self.work = InteractiveSession(
-            opened.image, model, EmbeddingCache(folder, disk=_DISK, memory=_MEMORY)
+            opened.image, loaded.model, EmbeddingCache(folder, disk=_DISK, memory=_MEMORY)
         )
         self.tool, self.adding, self.radius = "point", True, 6.0
         self.problem = ""
