@@ -12,6 +12,7 @@ from datamodules.errors import DataError
 from datamodules.formats import gdal
 from datamodules.formats.geotiff import stripes
 from datamodules.geometry import PIXEL, RAS_MM, Geometry
+from datamodules.image import Image
 
 # Knots per axis at which the area of a pixel is computed; between them it is interpolated.
 _KNOTS = 129
@@ -61,14 +62,45 @@ def area_by_class(
     """
     if mask.shape != geometry.shape or (valid is not None and valid.shape != mask.shape):
         raise DataError(f"the mask has shape {mask.shape}, its geometry {geometry.shape}")
+
+    def here(part: slice, value: int) -> np.ndarray:
+        found: np.ndarray = mask[part] == value
+        return found if valid is None else found & valid[part]
+
+    return _areas(lambda part: lambda number, value: here(part, value), geometry, classes)
+
+
+def area_of_file(mask: Image, classes: Classes) -> dict[str, dict[str, float]]:
+    """As :func:`area_by_class`, of a mask that is read in stripes: ``(1, *S)`` class values, or ``(K, *S)`` of 0 and 1.
+
+    Raises:
+        DataError: as :func:`area_by_class`, or the file is damaged.
+    """
+
+    def read(part: slice) -> Callable[[int, int], np.ndarray]:
+        values = mask.read((part, *(slice(0, n) for n in mask.geometry.shape[1:])))
+        if classes.exclusive:
+            return lambda number, value: values[0] == value
+        return lambda number, value: values[number] == 1
+
+    return _areas(read, mask.geometry, classes, mask.shape[0])
+
+
+def _areas(
+    read: Callable[[slice], Callable[[int, int], np.ndarray]],
+    geometry: Geometry,
+    classes: Classes,
+    bands: int = 1,
+) -> dict[str, dict[str, float]]:
+    """``read(rows)(number, value)``: where a class is."""
+    shape = geometry.shape
     counts, sizes = np.zeros(len(classes)), np.zeros(len(classes))
     knots = _knots(geometry)
-    for part in stripes(slice(0, len(mask)), int(np.prod(mask.shape[1:]))):
-        areas = None if knots is None else _at(knots, geometry.shape, part)
+    for part in stripes(slice(0, shape[0]), int(np.prod(shape[1:])) * bands):
+        areas = None if knots is None else _at(knots, shape, part)
+        where = read(part)
         for number, c in enumerate(classes):
-            here = mask[part] == c.value
-            if valid is not None:
-                here &= valid[part]
+            here = where(number, c.value)
             counts[number] += np.count_nonzero(here)
             if areas is not None and areas.shape[1] == 1:
                 sizes[number] += float(here.sum(axis=1) @ areas[:, 0])

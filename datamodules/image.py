@@ -77,6 +77,38 @@ class Image(ABC):
             return np.ones([w.stop - w.start for w in window], dtype=bool)
         return np.asarray(is_data(self.read(window), self.nodata).any(axis=0))
 
+    def read_overview(
+        self,
+        window: Window,
+        shape: tuple[int, int],
+        channels: Sequence[int] | None = None,
+        mean: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A window thinned out, for the screen: 2D images only.
+
+        Args:
+            window: as for :meth:`read`.
+            shape: rows and columns to return, at most those of the window.
+            channels: only these, in this order; all when not given.
+            mean: of the pixels that become one; else one of them, as classes want it.
+
+        Returns:
+            ``(c, *shape)`` of :attr:`dtype`, and ``(*shape)`` booleans: where the image holds something. A format
+            without overviews of its own takes one pixel of many.
+
+        Raises:
+            DataError: as :meth:`read`.
+        """
+        window = self.checked(window)
+        pick = np.ix_(
+            *(
+                (np.arange(n) * 2 + 1) * (w.stop - w.start) // (2 * n)
+                for n, w in zip(shape, window, strict=True)
+            )
+        )
+        values = self.read(window)[list(range(self.shape[0]) if channels is None else channels)]
+        return values[:, *pick], self.valid(window)[pick]
+
     def checked(self, window: Window | None) -> Window:
         """Fill in and check a window.
 
@@ -136,6 +168,43 @@ class Crop(Image):
         return tuple(slice(o.start + w.start, o.start + w.stop) for w, o in inner)
 
 
+class Held(Image):
+    """An image whose values are read once and kept as they are stored, for many windows that overlap."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.path = image.path
+        self.geometry = image.geometry
+        self.channels = image.channels
+        self.dtype = image.dtype
+        self.nodata = image.nodata
+        self.meta = image.meta
+        self.streams = True
+        self._values: np.ndarray | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the image."""
+        return self.image.files
+
+    @property
+    def may_lack(self) -> bool:
+        """As the image."""
+        return self.image.may_lack
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """``(C, *window)``: not a copy, so not to be changed."""
+        window = self.checked(window)
+        if self._values is None:
+            self._values = np.ascontiguousarray(self.image.read())
+            self._values.flags.writeable = False
+        return self._values[(slice(None), *window)]
+
+    def valid(self, window: Window | None = None) -> np.ndarray:
+        """As the image."""
+        return self.image.valid(window)
+
+
 class Stack(Image):
     """Several files on one grid, read as one image: a file per sequence or per band."""
 
@@ -169,6 +238,22 @@ class Stack(Image):
     def files(self) -> tuple[Path, ...]:
         """Those of every part."""
         return tuple(file for image in self.images for file in image.files)
+
+    def read_overview(
+        self,
+        window: Window,
+        shape: tuple[int, int],
+        channels: Sequence[int] | None = None,
+        mean: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As :class:`Image` has it; only files that hold a channel that is asked for are read."""
+        owners = [(image, i) for image in self.images for i in range(image.shape[0])]
+        found = [
+            image.read_overview(window, shape, (i,), mean)
+            for image, i in (owners[c] for c in (range(len(owners)) if channels is None else channels))
+        ]
+        values = np.concatenate([v for v, _ in found]).astype(self.dtype, copy=False)
+        return values, np.logical_or.reduce([valid for _, valid in found])
 
     @property
     def may_lack(self) -> bool:

@@ -10,8 +10,9 @@ import json
 import math
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,6 +151,43 @@ class GeoTiffImage(Image):
                 stacklevel=2,
             )
         return valid
+
+    def read_overview(
+        self,
+        window: Window,
+        shape: tuple[int, int],
+        channels: Sequence[int] | None = None,
+        mean: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As :class:`Image` has it, from the file's overviews where it has some; means leave out what holds nothing."""
+        rows, columns = self.checked(window)
+        bands = [self._bands[c] + 1 for c in (range(len(self._bands)) if channels is None else channels)]
+        self._check_memory(len(bands), slice(0, shape[0]), slice(0, shape[1]))
+        box = _gdal_window(rows, columns)
+        with gdal.opened(self.path) as file:
+            self._check_unchanged(file)
+            way = gdal.rasterio().enums.Resampling
+            array = file.read(
+                bands,
+                window=box,
+                out_shape=(len(bands), *shape),
+                resampling=way.average if mean else way.nearest,
+            )
+            valid = np.ones(shape, dtype=bool)
+            if self._masked and self._alpha is None:
+                every = [band + 1 for band in self._bands]
+                valid = (file.read_masks(every, window=box, out_shape=(len(every), *shape)) > 0).any(axis=0)
+            elif self._masked and self._alpha is not None:
+                valid = file.read(self._alpha + 1, window=box, out_shape=shape) > 0
+                if self.nodata is not None:
+                    valid &= is_data(array, self.nodata).any(axis=0)
+        return np.ascontiguousarray(array, dtype=self.dtype), valid
+
+    @cached_property
+    def overview_steps(self) -> tuple[int, ...]:
+        """Of the overviews in the file: 2, 4 ... pixels that became one; empty where it has none."""
+        with gdal.opened(self.path) as file:
+            return tuple(int(step) for step in file.overviews(1))
 
     def _check_memory(self, count: int, rows: slice, columns: slice) -> None:
         shape = (count, rows.stop - rows.start, columns.stop - columns.start)

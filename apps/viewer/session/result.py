@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from apps.viewer.session.opened import Opened
-from datamodules.area import area_by_class
+from datamodules.area import area_by_class, area_of_file
 from datamodules.classes import Classes
 from datamodules.image import Image, Window
 from datamodules.open import open_image
@@ -63,6 +63,8 @@ class Result:
     def sizes(self) -> dict[str, dict[str, float]]:
         """How large each class is, by name; see :func:`datamodules.area.area_by_class`."""
         geometry = self.opened.image.geometry
+        if self.opened.kind == "scene":  # as large as it may be
+            return area_of_file(self.image, self.classes)
         if self.classes.exclusive:
             return area_by_class(self.mask, geometry, self.classes)
         found = {}

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 from apps.viewer.session.opened import Kind
 from apps.viewer.session.session import Session
-from apps.viewer.views import flat, volume
+from apps.viewer.views import scene, volume
 
 VIEWS: Mapping[Kind, Callable[[Session], None]] = {
     "volume": volume.show,
     "picture": volume.show,
-    "scene": flat.show,
+    "scene": scene.show,
 }

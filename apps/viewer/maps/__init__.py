@@ -1,0 +1,1 @@
+"""The component for scenes: a map of tiles, drawn in the browser."""
