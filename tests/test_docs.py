@@ -148,6 +148,7 @@ def test_every_decision_is_named_where_the_whole_is_told() -> None:
     ],
 )
 def test_every_option_of_a_verb_is_explained(page: str, verb: str) -> None:
+        ("interactive", "masks"),
     (verbs,) = (action for action in build_parser()._actions if action.dest == "verb")
     assert isinstance(verbs.choices, dict)
     options = {name for action in verbs.choices[verb]._actions for name in action.option_strings}
