@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-rasterio = pytest.importorskip("rasterio")
-pyproj = pytest.importorskip("pyproj")
 from apps.viewer.render.maps import MapPicture, legend_rows, open_scene
 from apps.viewer.render.maps_bands import composites, first
 from apps.viewer.render.maps_place import place_of
@@ -17,6 +15,9 @@ from datamodules.area import area_by_class, area_of_file
 from datamodules.classes import Classes
 from datamodules.geometry import Geometry
 from datamodules.open import open_image
+
+rasterio = pytest.importorskip("rasterio")
+pyproj = pytest.importorskip("pyproj")
 
 CLASSES = Classes({"none": 0, "water": {"value": 3, "colour": "#0000ff"}, "wood": 7})
 AFFINE = np.array([[0, 10.0, 602005], [-10.0, 0, 5347995], [0, 0, 1]])

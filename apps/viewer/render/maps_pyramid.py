@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +125,7 @@ def _up(window: slice, step: int) -> int:
     return -(-(window.stop - window.start) // step)
 
 
-def _file(folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:  # type: ignore[type-arg]
+def _file(folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """An array in a file without a name: it is gone when nobody holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:

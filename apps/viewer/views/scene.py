@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 
 from apps.viewer.maps.component import MODES, scene_map
-from apps.viewer.render.maps import MapPicture, Scene, legend_rows, open_scene
+from apps.viewer.render.maps import AreaRow, MapPicture, Scene, legend_rows, open_scene
 from apps.viewer.session.session import Session
 from apps.viewer.views.volume import ASKED, Asked
 from datamodules.area import area_by_class
@@ -45,12 +45,13 @@ def picture_of(current: Session) -> MapPicture:
     if scene is None:
         with st.empty().container():
             bar = st.progress(0.0, "Reading the scene ...")
-            scene = open_scene(opened.image, current.folder, bar.progress)
+            scene = open_scene(opened.image, current.folder, lambda share: _told(bar, share))
             bar.empty()
         current.parts["map scene"] = scene
     mask: Any = asked.mask
     classes: Classes | None = asked.classes
-    legend, sensor = (), None
+    legend: tuple[AreaRow, ...] = ()
+    sensor = None
     if mask is not None and classes is not None:
         if isinstance(mask, np.ndarray) and classes.exclusive:
             flat = mask[0] if mask.ndim == 3 else mask
@@ -64,3 +65,7 @@ def picture_of(current: Session) -> MapPicture:
     picture = MapPicture(scene, opened.name, mask, classes, legend, sensor, version)
     current.parts["map picture"] = (objects, version, picture)
     return picture
+
+
+def _told(bar: Any, share: float) -> None:
+    bar.progress(share, "Making overviews ..." if share < 1 else "Reading the scene ...")

@@ -5,7 +5,7 @@ Object.assign(ICONS, {
   minus: "M5 12h14",
   fit: "M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5",
 });
-const STRETCHES = [["2-98", "2 – 98 %"], ["1-99", "1 – 99 %"], ["5-95", "5 – 95 %"], ["0.5-99.5", "0.5 – 99.5 %"], ["0-100", "Lowest – highest"]];
+const STRETCHES = [["2-98", "2 – 98 %"], ["1-99", "1 – 99 %"], ["5-95", "5 – 95 %"], ["0.5-99.5", "0.5 – 99.5 %"], ["0-100", "All values"]];
 const PROMPTS = {
   point: ["Points", "Click: this belongs to it. Right-click or Shift + click: this does not"],
   box: ["Box", "Drag: a box around it. Shift + drag: move"],
