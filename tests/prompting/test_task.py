@@ -97,6 +97,7 @@ def test_what_cannot_be_taught_by_clicks_is_refused():
         PromptableTask(promptable_network(), CLASSES, Patch((32, 32, 32)))
 
 
+@pytest.mark.slow
 def test_a_run_from_the_recipe(mri_dataset, tmp_path):
     run = fit(
         mri_dataset,

@@ -139,7 +139,6 @@ def test_prompts_for_other_images() -> None:
         ({"size": {"embed_dim": 8}}, "size lacks depth, num_heads, global_attn_indexes"),
         ({"size": {"width": 8}}, "no number 'width'"),
         ({"image_size": 100}, "multiple of the patch, 16"),
-        ({"prompts": True}, "one object at a time: 1"),
         ({"fit": "crop"}, "keep, stretch"),
         ({"ndim": 1}, "2D and 3D"),
         ({"adapters": ["magic"]}, "'magic' is not known"),
@@ -148,6 +147,15 @@ def test_prompts_for_other_images() -> None:
 def test_options_that_do_not_exist(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelError, match=said):
         tiny(**options)
+
+
+def test_with_prompts_it_draws_one_object_of_any_class() -> None:
+    """The data say how many classes there are, the network is asked for one object at a time."""
+    network = tiny(num_classes=5, prompts=True).eval()
+    assert network.num_classes == 1
+    assert network.arguments["num_classes"] == 5
+    with torch.no_grad():
+        assert network(torch.zeros(1, network.in_channels, 32, 32)).logits.shape == (1, 1, 32, 32)
 
 
 def test_size_in_numbers_and_arguments_that_build_it_again() -> None:
