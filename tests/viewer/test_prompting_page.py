@@ -169,7 +169,9 @@ def test_insight_shows_doubts_attention_grad_cam_and_another_model(
     assert ASKED not in session_of(test).parts
     press(test, "Draw")
     assert "draws on volumes" in test.warning[-1].value.replace("\\", "")
-    test.segmented_control(key="insight").set_value("Mask").run()
+    test.segmented_control(key="insight").set_value("Doubts").run()
+    assert ASKED in session_of(test).parts
+    choose(test, "satellite")  # the mask is gone, and what was shown of it
     assert ASKED not in session_of(test).parts
 
 

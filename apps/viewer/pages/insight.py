@@ -37,7 +37,9 @@ PANEL, _PART = "insight", "insight"
 
 
 def fits(current: Session) -> bool:
-    """Whether a model drew on the image."""
+    """Whether a model drew on the image; what was shown of a mask that is gone goes with it."""
+    if current.result is None:
+        release(current, PANEL)
     return current.result is not None
 
 
@@ -221,7 +223,7 @@ def _reference(current: Session, kept: dict[str, Any]) -> None:
         return
     with right:
         st.dataframe(
-            [{**row, "HD95": row["HD95"]} for row in found.rows],
+            list(found.rows),
             hide_index=True,
             column_config={
                 name: st.column_config.NumberColumn(

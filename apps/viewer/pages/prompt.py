@@ -280,7 +280,7 @@ def _save(current: Session, work: Prompting) -> None:
             )
         with load:
             _load(work)
-        review.show(current, work)
+        review.show(current)
     if st.button("Stop prompting", icon=":material/close:"):
         release(current, PANEL)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import streamlit as st
 
 from apps.viewer.session.labelled import LabelledFolder, case_name
-from apps.viewer.session.prompting import Prompting
 from apps.viewer.session.review import Review
 from apps.viewer.session.session import Session
 from apps.viewer.state import plain
@@ -15,7 +14,7 @@ _KEY = "review"
 _SHOWN = 10
 
 
-def show(current: Session, _work: Prompting) -> None:
+def show(current: Session) -> None:
     """Rank the folder by the chosen model's doubts; open the next one without labels."""
     root, model = current.data_root, current.model
     if root is None or model is None or current.options.output is None:
