@@ -1,6 +1,6 @@
 """A whole volume from file to file: our engine, the sliding windows of monai and nnU-Net, and the bare network, in turns.
 
-    python -m benchmarks.volume [--shape 240,240,155] [--classes 4] [--rounds 5] [--null] [--no-memory]
+    python -m benchmarks.volume [--shape 240,240,155] [--classes 4] [--rounds 5] [--null] [--no-memory] [--json FILE]
 
 Four channels as one NIfTI, windows of 96^3, overlap a half, Gaussian blend, float32, the class decision included, and
 a mask as NIfTI. Reference is the bare network: one forward pass, channels last, for each window that is needed. Columns
@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.measure import Clock, Logits, Stopwatch, in_turns, machine, paired, peak_above
 from benchmarks.peers import installed
-from benchmarks.speed_table import table
+from benchmarks.speed_table import keep, table
 from datamodules import Classes
 from datamodules.patch import Patch
 from datamodules.preprocessing import Preprocessing
@@ -181,22 +181,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="0: only memory")
     parser.add_argument("--null", action="store_true", help="a network that does next to nothing")
     parser.add_argument("--no-memory", action="store_true", help="only time")
+    parser.add_argument(
+        "--json", type=Path, help="put the figures into this file, beside those of other settings"
+    )
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
         print(memory(args.memory_of, args))
         return
-    said = ["python -m benchmarks.volume", *sys.argv[1:]]
-    print(
-        table(
-            {
-                "command": " ".join(said),
-                "machine": machine(),
-                "not run": [] if installed("nnunet") else ["nnunet"],
-                "methods": measure(args),
-            }
-        )
-    )
+    words = sys.argv[1:]
+    if args.json:  # where figures are kept is no part of what was measured
+        at = words.index("--json")
+        del words[at : at + 2]
+    record = {
+        "command": " ".join(["python -m benchmarks.volume", *words]),
+        "machine": machine(),
+        "not run": [] if installed("nnunet") else ["nnunet"],
+        "methods": measure(args),
+    }
+    print(table(record))
+    if args.json:
+        keep(args.json, record)
 
 
 if __name__ == "__main__":

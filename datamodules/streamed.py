@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from datamodules.image import Image
+from datamodules.image import Held, Image
 from datamodules.normalization import Statistics
 from datamodules.preprocessing import Preprocessing
+
+# Images of fewer bytes are read once: windows overlap, so each value would be read several times.
+_HELD = 96 * 2**20
 
 
 class StreamedImage:
@@ -52,5 +56,6 @@ def network_view(image: Image, preprocessing: Preprocessing) -> np.ndarray | Str
         DataError: as :meth:`Preprocessing.image`.
     """
     if image.streams and preprocessing.keeps_grid(image.geometry):
-        return StreamedImage(image, preprocessing)
+        small = math.prod(image.shape) * image.dtype.itemsize <= _HELD
+        return StreamedImage(Held(image) if small else image, preprocessing)
     return preprocessing.image(image)

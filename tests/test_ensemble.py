@@ -193,7 +193,7 @@ def test_the_estimate_counts_networks_views_and_regions(
     assert (one[0], one[2], both[0], both[2]) == (5 * 4, 0.5, 5 * 4, 1.0)
     assert both[1] - one[1] == 4 * 2 * 41 * 37  # prepared twice
     region = (slice(0, 16), slice(5, None))
-    assert cost(files[0], rotate=True, mirror="all", region=region)[::2] == (3 * 4, 8 * 0.5)
+    assert cost(files[0], rotate=True, mirror="all", region=region)[::2] == (2 * 4, 8 * 0.5)
     maps = cost(files[0], probabilities=True, entropy=True)
     assert maps[1] - one[1] == 4 * (3 + 1) * 41 * 37
 
