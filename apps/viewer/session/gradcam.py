@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class GradCam:
             raise DataError(
                 "Grad-CAM wants a network that torch runs, not an exported one; choose another model"
             )
-        self._network = network
+        self._network: Any = network
         self._index, self._exclusive, self._device = index, exclusive, device
 
     def __call__(self, patches: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def level_classes(low: float, high: float, what: str) -> Classes:
 
 def levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """``(*S)`` values -> 0 below ``low``, else 1 to 8 in equal steps; ``high`` and above are 8. NaN is 0."""
-    span = max(high - low, np.finfo(np.float32).tiny)
+    span = max(high - low, 1e-30)
     with np.errstate(invalid="ignore"):
         found = np.floor((values - low) / span * len(LEVELS)) + 1
     found = np.where(np.isfinite(values) & (values >= low), np.clip(found, 1, len(LEVELS)), 0)

@@ -91,10 +91,10 @@ class Prompting:
 
     # ------------------------------------------------------------------------------------------- what is done
 
-    def encode(self, progress: Callable[[float], None] | None = None) -> bool:
+    def encode(self, progress: Callable[[float], object] | None = None) -> bool:
         """Encode what is looked at; False where that was done before."""
         with self._lock:
-            return self.work.encode(progress)
+            return self.work.encode(_silent(progress))
 
     def heard(self, event: Event) -> None:
         """Do what was done on a plane; what cannot be done is said in :attr:`problem`."""
@@ -218,7 +218,7 @@ class Prompting:
         """All prompts as JSON."""
         return json.dumps(self.work.to_json(), indent=1).encode()
 
-    def restore(self, content: bytes, progress: Callable[[float], None] | None = None) -> None:
+    def restore(self, content: bytes, progress: Callable[[float], object] | None = None) -> None:
         """Ask again what :meth:`record` says; one undo takes it back.
 
         Raises:
@@ -233,5 +233,17 @@ class Prompting:
         if not isinstance(record, dict):
             raise DataError("the file of prompts holds no record; give one that was saved here")
         with self._lock:
-            self.work.restore(record, progress)
+            self.work.restore(record, _silent(progress))
         self.version += 1
+
+
+def _silent(progress: Callable[[float], object] | None) -> Callable[[float], None] | None:
+    """What is told returns nothing that anybody wants."""
+    if progress is None:
+        return None
+    told = progress
+
+    def tell(share: float) -> None:
+        told(share)
+
+    return tell

@@ -52,7 +52,7 @@ class Review:
         model: LoadedModel,
         root: DataRoot,
         names: Sequence[str] | None = None,
-        progress: Callable[[float], None] | None = None,
+        progress: Callable[[float], object] | None = None,
     ) -> Review:
         """Predict every image once. One that cannot be is left out, and named.
 
