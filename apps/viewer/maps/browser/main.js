@@ -14,7 +14,6 @@ class Ui {
     this.untold = [];
     this.serial = 0;
     this.asked = null;
-    this.empty = new Set(); // asked for, and not there
   }
 
   // ---- from Python
@@ -37,17 +36,14 @@ class Ui {
     Promise.all(header.slabs.map(async (place, i) => {
       if (!this.kept.has(place.key)) this.kept.put(place.key, await unpackSlab(place, blobs[i]));
     })).then(() => {
-      if (this.asked && header.answers >= this.asked.serial) {
-        for (const key of this.asked.tiles) if (!this.kept.has(key)) this.empty.add(key);
-        this.asked = null;
-      }
+      // A run that was broken off answers without tiles: they are asked for again.
+      if (this.asked && header.answers >= this.asked.serial) this.asked = null;
       this.redraw();
     });
   }
 
   adopt() {
     const own = this.view || { opacity: 0.5, outline: false, labels: true };
-    this.empty.clear();
     this.drafts = [];
     this.sensor = this.head.sensors[0]?.title || "";
     this.view = { ...own, x: 0, y: 0, scale: 0, bands: [...this.head.bands], stretch: "2-98", gamma: 1, hidden: new Set() };
@@ -80,15 +76,15 @@ class Ui {
       return;
     }
     const level = levelOf(this);
-    const lacking = (tiles) => tiles.filter((tile) => this.keys(tile).some((key) => !this.kept.has(key) && !this.empty.has(key)));
+    const lacking = (tiles) => tiles.filter((tile) => this.keys(tile).some((key) => !this.kept.has(key)));
     const top = { level: this.head.levels - 1, row: 0, column: 0 };
     let wanted = lacking(seen(this, level)).slice(0, AT_ONCE);
     // The whole scene at once, coarse, so that nothing stays blank.
     if (lacking([top]).length) wanted = [top, ...wanted];
     if (!wanted.length) wanted = lacking(seen(this, level, 1)).slice(0, AT_ONCE);
-    const tiles = wanted.flatMap((tile) => this.keys(tile)).filter((key) => !this.kept.has(key) && !this.empty.has(key));
+    const tiles = wanted.flatMap((tile) => this.keys(tile)).filter((key) => !this.kept.has(key));
     if (!tiles.length) return;
-    this.asked = { serial: this.next(), at: performance.now(), tiles };
+    this.asked = { serial: this.next(), at: performance.now() };
     this.send("want", { serial: this.asked.serial, tiles });
     this.later = setTimeout(() => this.ask(), PATIENCE);
   }
@@ -205,7 +201,7 @@ class Ui {
     context.clearRect(0, 0, this.wide, this.high); // nodata shows the chequers behind
     const level = levelOf(this);
     const shown = seen(this, level);
-    const complete = shown.every((tile) => this.keys(tile).every((key) => this.kept.has(key) || this.empty.has(key)));
+    const complete = shown.every((tile) => this.keys(tile).every((key) => this.kept.has(key)));
     // Coarser ones stand in for what is on its way.
     if (!complete) for (let coarse = this.head.levels - 1; coarse > level; coarse--) this.paintLevel(context, seen(this, coarse));
     this.paintLevel(context, shown, true);
