@@ -79,5 +79,12 @@ def describe(folder: Path, classes: Classes) -> None:
     ]
     lines = ["index\tname\tcolor", *(f"{value}\t{name}\t{colour}" for value, name, colour in known)]
     write_text(folder / "dseg.tsv", "\n".join(lines) + "\n")
-    own = [STATUS_FILE.replace(".", "*."), "predictions.json", ".delineate/", "*.npz", "*.png", *(f"*.{name}.*" for name in MAPS)]
+    own = [
+        STATUS_FILE.replace(".", "*."),
+        "predictions.json",
+        ".delineate/",
+        "*.npz",
+        "*.png",
+        *(f"*.{name}.*" for name in MAPS),
+    ]
     write_text(folder / ".bidsignore", "\n".join(own) + "\n")
