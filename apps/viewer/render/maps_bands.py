@@ -49,8 +49,8 @@ def composites(names: Sequence[str], sensor: str | None = None) -> dict[str, tup
         names: of the channels, as the file has them.
         sensor: of :data:`datamodules.sensors.SENSORS`, where it is known.
     """
-    likely = [key for key in (sensor, _guess(names)) if key is not None and key in SENSORS]
-    order = dict.fromkeys((*likely, *SENSORS))
+    likely: list[str] = [key for key in (sensor, _guess(names)) if key is not None and key in SENSORS]
+    order: list[str] = list(dict.fromkeys([*likely, *SENSORS]))
     found: dict[str, tuple[Composite, ...]] = {}
     for key in order:
         made = _of(SENSORS[key], names)
