@@ -11,8 +11,8 @@ from datamodules.image import Held, Image
 from datamodules.normalization import Statistics
 from datamodules.preprocessing import Preprocessing
 
-# Images of fewer bytes are read once: windows overlap, so each value would be read several times.
-_HELD = 96 * 2**20
+# Images of at most so many bytes are held while they are predicted.
+HELD = 96 * 2**20
 
 
 class StreamedImage:
@@ -56,6 +56,18 @@ def network_view(image: Image, preprocessing: Preprocessing) -> np.ndarray | Str
         DataError: as :meth:`Preprocessing.image`.
     """
     if image.streams and preprocessing.keeps_grid(image.geometry):
-        small = math.prod(image.shape) * image.dtype.itemsize <= _HELD
-        return StreamedImage(Held(image) if small else image, preprocessing)
+        return StreamedImage(image, preprocessing)
     return preprocessing.image(image)
+
+
+def held_view(image: Image, preprocessing: Preprocessing) -> np.ndarray | StreamedImage:
+    """The same for one pass over the image: small ones are held as they are stored, which takes less memory than
+    prepared, and less time than reading each value once per window.
+
+    Raises:
+        DataError: as :meth:`Preprocessing.image`.
+    """
+    small = math.prod(image.shape) * image.dtype.itemsize <= HELD
+    if small and preprocessing.keeps_grid(image.geometry):
+        return StreamedImage(Held(image), preprocessing)
+    return network_view(image, preprocessing)

@@ -304,7 +304,7 @@ def test_windows_are_drawn_from_the_scene_itself(tmp_path: Path) -> None:
         np.testing.assert_array_equal(sample.image, stored.read(window))
         mask = open_image(root / "masks" / f"{sample.key}.tif").read(window)[0]
         np.testing.assert_array_equal(sample.mask, mask)
-    kept = list((tmp_path / "cache").iterdir())
+    kept = [file for file in (tmp_path / "cache").iterdir() if file.suffix != ".lock"]
     assert len(kept) == 2 * 3  # description, mask and positions; no image
     assert not [file for file in kept if "image" in file.name]
 

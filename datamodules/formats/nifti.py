@@ -47,11 +47,8 @@ class NiftiImage(Image):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        packed = content_type(path) == "gzip"
-        if packed:
+        if content_type(path) == "gzip":
             _verify_gzip(path)
-        # A plain file is mapped into memory; of a compressed one any window costs all that stands before it.
-        self.streams = not packed
         try:
             file = nib.load(path)
         except _DAMAGE as error:

@@ -88,7 +88,7 @@ def test_open_predict_look_and_save_and_close() -> None:
     assert RESEARCH_ONLY not in texts(test)
     press(test, "Predict")
     assert RESEARCH_ONLY in texts(test)
-    assert [tab.label for tab in test.tabs] == ["Found", "Save"]
+    assert [tab.label for tab in test.tabs] == ["Found", "Save", "Prompt", "Insight"]
     assert {b.label for b in test.download_button} == {
         "Mask (PNG)",
         "Picture (PNG)",
