@@ -9,7 +9,9 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -69,12 +71,14 @@ def make_pictures(folder: Path, count: int, side: int = 40) -> Path:
 
 def masks_of(out: Path) -> dict[str, bytes]:
     """Everything in the output folder that is no table and no bookkeeping."""
-    files = (f for f in out.rglob("*") if f.is_file() and HOME not in f.parts)
-    return {
-        f.relative_to(out).as_posix(): f.read_bytes()
-        for f in files
-        if not f.name.startswith("status.") and f.name != "predictions.json"
-    }
+    found = {}
+    for file in out.rglob("*"):
+        if HOME in file.parts or file.name.startswith("status.") or file.name == "predictions.json":
+            continue
+        # While a run works, a temporary file may be gone before it is read.
+        with suppress(FileNotFoundError, IsADirectoryError):
+            found[file.relative_to(out).as_posix()] = file.read_bytes()
+    return found
 
 
 def rows_of(table: Path) -> dict[str, dict[str, str]]:
@@ -90,7 +94,12 @@ def started(
     """``delineate predict`` in a process of its own; what it says goes to ``OUT.said``."""
     arguments = ["predict", "-q", "-m", str(model), "-i", *map(str, inputs), "-o", str(out), *extra]
     process = FORKS.Process(target=command, args=(arguments, pause, limit, Path(f"{out}.said")))
-    process.start()
+    # A new process runs the file of its parent's main module first. Tests of the viewer leave a page there.
+    main_module, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main_module
     return process
 
 
