@@ -60,14 +60,9 @@ def network_view(image: Image, preprocessing: Preprocessing) -> np.ndarray | Str
     return preprocessing.image(image)
 
 
-def held_view(image: Image, preprocessing: Preprocessing) -> np.ndarray | StreamedImage:
-    """The same for one pass over the image: small ones are held as they are stored, which takes less memory than
-    prepared, and less time than reading each value once per window.
-
-    Raises:
-        DataError: as :meth:`Preprocessing.image`.
+def held(image: Image, preprocessing: Preprocessing) -> Image:
+    """The image for one pass over it: small ones are read once and kept as stored, which takes less memory than
+    prepared, and less time than reading each value once per window. Any other is what it was.
     """
     small = math.prod(image.shape) * image.dtype.itemsize <= HELD
-    if small and preprocessing.keeps_grid(image.geometry):
-        return StreamedImage(Held(image), preprocessing)
-    return network_view(image, preprocessing)
+    return Held(image) if small and preprocessing.keeps_grid(image.geometry) else image

@@ -18,7 +18,7 @@ from datamodules.decision import strongest
 from datamodules.errors import DataError
 from datamodules.image import Crop, Image, Window
 from datamodules.open import open_image, open_map_writer, open_mask_writer
-from datamodules.streamed import held_view
+from datamodules.streamed import held, network_view
 from datamodules.tiler import Block, PatchFunction
 from models.fast import FastNetwork
 from models.memory_format import channels_last, channels_last_weights
@@ -210,7 +210,8 @@ class Predictor:
     ) -> Iterator[Block]:
         """Places on the image's own grid with what ``function`` says of windows there, blended."""
         preprocessing, grid = self.description.preprocessing, image.geometry
-        views = [held_view(image, way) for way in self.preparations]
+        source = held(image, preprocessing)  # once, however many preparations there are
+        views = [network_view(source, way) for way in self.preparations]
         view = views[0] if len(views) == 1 else SideBySide(views)
         skip = self._skipped(image, views[0])
         wanted = image.checked(None if region is None else tuple(region))
