@@ -131,10 +131,8 @@ def true_plane(geometry: Geometry) -> Callable[[np.ndarray], np.ndarray] | None:
         return None
     pyproj = _pyproj()
     try:
-        source = pyproj.CRS.from_user_input(geometry.frame)
-        if source.is_compound:
-            source = source.sub_crs_list[0]
-        if source.geodetic_crs is None:
+        source = _on_earth(pyproj, geometry.frame)
+        if source is None:
             return None
         # Longitude is true to scale on the cylinder, so it needs no transform, which would jump at the date line.
         upright = bool(source.is_geographic and not np.diag(geometry.affine[:2, :2]).any())
@@ -161,6 +159,14 @@ def true_plane(geometry: Geometry) -> Callable[[np.ndarray], np.ndarray] | None:
     return on_plane
 
 
+def _on_earth(pyproj: Any, frame: str) -> Any:
+    """The horizontal reference system of a frame; None where it is no place on earth."""
+    source = pyproj.CRS.from_user_input(frame)
+    if source.is_compound:
+        source = source.sub_crs_list[0]
+    return None if source.geodetic_crs is None else source
+
+
 # Positions of the knots along rows and columns, and the area of the pixel at each: ``(len(rows), len(columns))``.
 _Knots = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -171,10 +177,8 @@ def _knots(geometry: Geometry) -> _Knots | None:
         return None
     pyproj = _pyproj()
     try:
-        source = pyproj.CRS.from_user_input(geometry.frame)
-        if source.is_compound:
-            source = source.sub_crs_list[0]
-        if source.geodetic_crs is None:
+        source = _on_earth(pyproj, geometry.frame)
+        if source is None:
             return None
         upright = bool(source.is_geographic and not np.diag(geometry.affine[:2, :2]).any())
         rows, columns = (np.unique(np.linspace(0, n - 1, min(n, _KNOTS)).round()) for n in geometry.shape)

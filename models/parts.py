@@ -7,8 +7,10 @@ what is wrong is said together with what is accepted. Nothing here imports by na
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import nn
 
 from models.errors import ModelError
 
@@ -58,3 +60,22 @@ def make_part(
             f"it accepts: {', '.join(accepted) or 'none'}"
         )
     return cls(*args, **runtime, **options)
+
+
+def place_learning(table: Mapping[str, Any], parts: Sequence[Part], kind: str, network: nn.Module) -> None:
+    """Freeze ``network``, put ``parts`` into it, and let only what they name learn.
+
+    Args:
+        table: name -> function that is called with the network and its options, puts in what is new, and returns the
+            parameters that learn.
+        parts: names, or mappings with ``name`` and options.
+        kind: as for :func:`make_part`.
+        network: is changed.
+
+    Raises:
+        ValueError: as :func:`make_part`.
+    """
+    network.requires_grad_(False)
+    for part in parts:
+        for parameter in make_part(table, part, kind, network):
+            parameter.requires_grad_(True)

@@ -12,7 +12,8 @@ import importlib
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -133,7 +134,7 @@ def load_model(
     """
     file = Path(path)
     header, tensors = _read(file)
-    try:
+    with reading_header(file):
         architecture = header["architecture"]
         description = Description.from_json(header)
         class_path, arguments = (
@@ -141,10 +142,6 @@ def load_model(
             _without_weight_files(architecture["arguments"]),
         )
         base = None if header.get("base") is None else Base.from_json(header["base"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ModelFileError(
-            f"{file}: its header is incomplete or wrong ({type(error).__name__}: {error})"
-        ) from error
     cls = _segmenter_class(class_path, file, trust)
     return _filled(cls, arguments, tensors, file, base, [file.parent, *map(Path, base_folders)]), description
 
@@ -183,13 +180,35 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ModelFileError(
             f"{file}: holds tensors, but was not written by delineate (no {HEADER!r} header)"
         )
+    return parse_header(metadata[HEADER], file, FORMAT), tensors
+
+
+def parse_header(text: str, file: str | Path, accepted: int) -> dict[str, Any]:
+    """The header of a model file, or of an exported one, which counts its formats by itself.
+
+    Raises:
+        ModelFileError: it is not JSON, or of another format.
+    """
     try:
-        header = dict(json.loads(metadata[HEADER]))
+        header = dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"{file}: its header is not valid JSON ({error})") from error
-    if header.get("format") != FORMAT:
-        raise ModelFileError(f"{file}: has format {header.get('format')}; this version reads format {FORMAT}")
-    return header, tensors
+    if header.get("format") != accepted:
+        raise ModelFileError(
+            f"{file}: has format {header.get('format')}; this version reads format {accepted}"
+        )
+    return header
+
+
+@contextmanager
+def reading_header(file: str | Path) -> Iterator[None]:
+    """What is missing or not usable in a header, inside the block, becomes a :class:`ModelFileError`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ModelFileError(
+            f"{file}: its header is incomplete or wrong ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _segmenter_class(class_path: str, file: Path, trust: bool) -> type[Segmenter]:

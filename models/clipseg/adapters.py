@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.errors import ModelError
-from models.parts import Part, make_part
+from models.parts import Part, place_learning
 
 if TYPE_CHECKING:
     from models.clipseg.segmenter import ClipSegSegmenter
@@ -150,9 +150,5 @@ def place_adapters(adapters: Sequence[Part] | None, network: ClipSegSegmenter) -
     Raises:
         ModelError: an unknown adapter or option.
     """
-    if not adapters:
-        return
-    network.requires_grad_(False)
-    for adapter in adapters:
-        for parameter in make_part(ADAPTERS, adapter, "adapter", network):
-            parameter.requires_grad_(True)
+    if adapters:
+        place_learning(ADAPTERS, adapters, "adapter", network)

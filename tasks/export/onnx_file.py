@@ -11,7 +11,7 @@ from datamodules.errors import DataError
 from datamodules.guard import local_file
 from tasks.export.errors import ExportError
 from tasks.export.traced import INPUT, OUTPUT, quiet
-from tasks.model_file import HEADER, Description, ModelFileError
+from tasks.model_file import HEADER, Description, ModelFileError, parse_header, reading_header
 
 if TYPE_CHECKING:
     import onnx
@@ -125,18 +125,9 @@ def read_onnx(path: str | Path) -> tuple[bytes, dict[str, Any], Description]:
         raise ModelFileError(
             f"{path}: is no ONNX file that delineate wrote (no {HEADER!r} in its metadata); {_WRITE_AGAIN}"
         )
-    try:
-        header = dict(json.loads(said[HEADER]))
-    except (ValueError, TypeError) as error:
-        raise ModelFileError(f"{path}: its header is not valid JSON ({error})") from error
-    if header.get("format") != FORMAT:
-        raise ModelFileError(f"{path}: has format {header.get('format')}; this version reads format {FORMAT}")
-    try:
+    header = parse_header(said[HEADER], path, FORMAT)
+    with reading_header(path):
         description = Description.from_json(header)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ModelFileError(
-            f"{path}: its header is incomplete or wrong ({type(error).__name__}: {error})"
-        ) from error
     _check_closed(path, graph)
     return content, header, description
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from models.errors import ModelError
-from models.parts import Part, make_part
+from models.parts import Part, place_learning
 from models.sam.adapters.behind import put_attention
 from models.sam.adapters.bottleneck import put_bottlenecks
 from models.sam.adapters.dual_branch import put_dual_branch
@@ -54,10 +54,7 @@ def place_adapters(adapters: Sequence[Part] | None, network: SamSegmenter) -> No
     """
     if not adapters:
         return
-    network.requires_grad_(False)
-    for adapter in adapters:
-        for parameter in make_part(ADAPTERS, adapter, "adapter", network):
-            parameter.requires_grad_(True)
+    place_learning(ADAPTERS, adapters, "adapter", network)
     if not network.prompts and not network.mask_decoder.mask_tokens.weight.requires_grad:
         raise ModelError(
             "adapters: the mask decoder is frozen, but its masks for your classes are new and must learn; add decoder "
