@@ -130,7 +130,7 @@ def _add_quality(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--fast",
         action="store_true",
-        help="16-bit numbers where the processor has them, and compilation: nearly the same masks",
+        help="16-bit numbers where the processor has them, and compilation; compared with the plain network first",
     )
     group.add_argument(
         "--skip-background",
