@@ -32,7 +32,7 @@ def picture(view: View | None = None, **more):
 
 
 def settings(mode="look", marks=()):
-    return component._Settings(mode, 1, 4.0, tuple(marks), component.REPORTED, 600)
+    return component._Settings(mode, 1, tuple(marks), component.REPORTED, 600, 4.0)
 
 
 def test_the_page_shows_it_and_an_unknown_mode_is_refused():
@@ -53,7 +53,7 @@ def test_the_page_shows_it_and_an_unknown_mode_is_refused():
 
 
 def test_the_first_run_sends_what_is_seen_and_the_next_one_nothing_twice():
-    memory = component._Memory([], [], set(), whole_page=True)
+    memory = component._Memory(whole_page=True)
     shown = picture()
     header, slabs = unpack(component._message(shown, "k", settings(), memory))
     assert set(slabs) == {shown.key(w) for w in shown.first()}
@@ -66,7 +66,7 @@ def test_the_first_run_sends_what_is_seen_and_the_next_one_nothing_twice():
 
 
 def test_what_the_browser_asks_for_is_sent_whatever_was_sent_before(monkeypatch):
-    memory = component._Memory([], [], set())
+    memory = component._Memory()
     shown = picture()
     state = {"k/planes": memory}
     asked = {"serial": 5, "cross": [1, 2, 3], "channel": 0}
@@ -86,7 +86,7 @@ def test_what_the_browser_asks_for_is_sent_whatever_was_sent_before(monkeypatch)
 
 
 def test_events_come_once_and_in_order(monkeypatch):
-    memory = component._Memory([], [], set())
+    memory = component._Memory()
     state = {"k/planes": memory}
     monkeypatch.setattr(component.st, "session_state", state)
     monkeypatch.setattr(component, "_mounted", lambda *_: None)
@@ -109,7 +109,7 @@ def test_events_come_once_and_in_order(monkeypatch):
 
 
 def test_the_browser_follows_another_view_only():
-    memory = component._Memory([], [], set(), whole_page=True)
+    memory = component._Memory(whole_page=True)
 
     def view_id(shown):
         return unpack(component._message(shown, "k", settings(), memory))[0]["view_id"]

@@ -6,16 +6,14 @@ wants to hear of (points, boxes) makes the whole page run. Events and marks are 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 import streamlit as st
 
-from apps.viewer.planes.component import Mark, PlanesEvent
+from apps.viewer.exchange import Exchange, Mark, PlanesEvent, Settings, value_of
 from apps.viewer.render.maps import MapPicture
 from apps.viewer.render.slabs import pack
 from datamodules.errors import DataError
@@ -41,23 +39,8 @@ _component = st.components.v2.component(
 
 
 @dataclass
-class _Memory:
-    """What the server knows of one component of one session."""
-
-    wanted: list[str]
-    events: list[PlanesEvent]
-    answers: int = 0
-    told: int = 0
-    whole_page: bool = False
-
-
-@dataclass(frozen=True)
-class _Settings:
-    mode: str
-    label: int
-    marks: tuple[Mark, ...]
-    report: tuple[str, ...]
-    height: int
+class _Memory(Exchange):
+    wanted: list[str] = field(default_factory=list)
 
 
 def scene_map(
@@ -90,19 +73,12 @@ def scene_map(
     """
     if mode not in MODES:
         raise DataError(f"mode {mode!r} is not known on maps; accepted are {', '.join(MODES)}")
-    memory = _memory(key)
-    settings = _Settings(mode, label, tuple(marks), tuple(report), height)
-    memory.whole_page = True
-    event = memory.events.pop(0) if memory.events else None
-    if event is not None:
-        memory.told = max(memory.told, event.serial)
-    _mounted(picture, key, settings)
-    memory.whole_page = False
-    return event
+    settings = Settings(mode, label, tuple(marks), tuple(report), height)
+    return _memory(key).shown(lambda: _mounted(picture, key, settings))
 
 
 @st.fragment
-def _mounted(picture: MapPicture, key: str, settings: _Settings) -> None:
+def _mounted(picture: MapPicture, key: str, settings: Settings) -> None:
     memory = _memory(key)
     _component(
         key=key,
@@ -110,41 +86,27 @@ def _mounted(picture: MapPicture, key: str, settings: _Settings) -> None:
         on_want_change=lambda: _want(key),
         on_event_change=lambda: _heard(key),
     )
-    if memory.events and not memory.whole_page:
-        st.rerun(scope="app")
+    memory.rerun()
 
 
 def _memory(key: str) -> _Memory:
     name = f"{key}/map"
     if name not in st.session_state:
-        st.session_state[name] = _Memory([], [])
+        st.session_state[name] = _Memory()
     found: _Memory = st.session_state[name]
     return found
 
 
-def _message(picture: MapPicture, key: str, settings: _Settings, memory: _Memory) -> bytes:
+def _message(picture: MapPicture, key: str, settings: Settings, memory: _Memory) -> bytes:
     wanted, memory.wanted = memory.wanted, []
-    marks = [asdict(m) for m in settings.marks]
-    known = picture.classes or ()
-    colour = known[settings.label].colour if 0 <= settings.label < len(known) else "#4fd1ff"
-    header = picture.header() | {
-        "key": key,
-        "mode": settings.mode,
-        "label": settings.label,
-        "label_colour": colour,
-        "marks": marks,
-        "marks_id": hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:12],
-        "report": list(settings.report),
-        "height": settings.height,
-        "answers": memory.answers,
-        "told": memory.told,
-    }
+    header = picture.header() | settings.header(key, picture.classes)
+    header |= {"answers": memory.answers, "told": memory.told}
     return pack(header, picture.tiles(wanted[:_MOST]))
 
 
 def _want(key: str) -> None:
     """The browser asks for tiles."""
-    asked = _value(key, "want")
+    asked = value_of(key, "want")
     if isinstance(asked, dict):
         memory = _memory(key)
         memory.answers = int(asked["serial"])
@@ -153,13 +115,7 @@ def _want(key: str) -> None:
 
 def _heard(key: str) -> None:
     """The browser tells what was done, again and again until it is answered."""
-    told = _value(key, "event")
-    memory = _memory(key)
-    waiting = {event.serial for event in memory.events}
-    for one in told if isinstance(told, list) else []:
-        event = event_of(one)
-        if event.serial > memory.told and event.serial not in waiting:
-            memory.events.append(event)
+    _memory(key).hear(value_of(key, "event"), event_of)
 
 
 def event_of(one: dict[str, Any]) -> PlanesEvent:
@@ -177,8 +133,3 @@ def event_of(one: dict[str, Any]) -> PlanesEvent:
         measures=(),
         serial=int(one["serial"]),
     )
-
-
-def _value(key: str, name: str) -> Any:
-    state = st.session_state.get(key)
-    return state.get(name) if state is not None else None

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from apps.viewer.exchange import Mark, PlanesEvent
 from apps.viewer.pages import review
-from apps.viewer.planes.component import Mark, PlanesEvent
 from apps.viewer.session.labelled import LabelledFolder
 from apps.viewer.session.prompted_models import prompt_store
 from apps.viewer.session.prompting import TOOLS, Prompting

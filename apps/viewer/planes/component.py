@@ -6,15 +6,15 @@ what a page wants to hear of (points, boxes, strokes ...) makes the whole page r
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
 import streamlit as st
 
+from apps.viewer.exchange import Exchange, Mark, PlanesEvent, Settings, digest, value_of
 from apps.viewer.render.planes import PlanesPicture, Wanted
 from apps.viewer.render.slabs import pack
 from datamodules.errors import DataError
@@ -37,77 +37,18 @@ _component = st.components.v2.component(
 )
 
 
-@dataclass(frozen=True)
-class Mark:
-    """Something drawn over the planes: what was prompted so far.
-
-    Attributes:
-        kind: ``point``, ``box`` or ``polygon``.
-        points: an array index each; one of a point, two corners of a box.
-        positive: of points: it belongs to the object.
-        colour: ``#rrggbb``; green and red by ``positive`` when not given.
-    """
-
-    kind: str
-    points: tuple[tuple[float, ...], ...]
-    positive: bool = True
-    colour: str | None = None
-    closed: bool = True
-
-
-@dataclass(frozen=True)
-class PlanesEvent:
-    """What was done on a plane.
-
-    Attributes:
-        kind: ``point``, ``box``, ``brush``, ``polygon``, ``measures``, ``cross`` (a click) or ``slice``.
-        plane: its name.
-        axis: array axis that it scrolls through; None of a picture.
-        points: array indices: one of a point (whole numbers), two corners of a box, the way of a brush, the corners of
-            a polygon. Whole numbers are centres of elements, so the image begins at -0.5.
-        cross: where the crosshair is.
-        positive: False where something does not belong to the object, or is erased.
-        radius: of the brush, in elements along the plane's horizontal axis.
-        label: the class that the page had chosen.
-        measures: all lengths and areas, as plain values.
-        serial: grows with every event.
-    """
-
-    kind: str
-    plane: str
-    axis: int | None
-    points: tuple[tuple[float, ...], ...]
-    cross: tuple[int, ...]
-    positive: bool
-    radius: float
-    label: int
-    measures: tuple[dict[str, Any], ...]
-    serial: int
-
-
 @dataclass
-class _Memory:
-    """What the server knows of one component of one session."""
-
-    wanted: list[Wanted]
-    events: list[PlanesEvent]
-    sent: set[str]
-    answers: int = 0
-    told: int = 0
+class _Memory(Exchange):
+    wanted: list[Wanted] = field(default_factory=list)
+    sent: set[str] = field(default_factory=set)
     cross: tuple[int, ...] | None = None
     channel: int | None = None
     versions: str = ""
-    whole_page: bool = False
 
 
 @dataclass(frozen=True)
-class _Settings:
-    mode: str
-    label: int
+class _Settings(Settings):
     radius: float
-    marks: tuple[Mark, ...]
-    report: tuple[str, ...]
-    height: int
 
 
 def planes(
@@ -141,15 +82,8 @@ def planes(
     """
     if mode not in MODES:
         raise DataError(f"mode {mode!r} is not known; accepted are {', '.join(MODES)}")
-    memory = _memory(key)
-    settings = _Settings(mode, label, radius, tuple(marks), tuple(report), height)
-    memory.whole_page = True
-    event = memory.events.pop(0) if memory.events else None
-    if event is not None:
-        memory.told = max(memory.told, event.serial)
-    _mounted(picture, key, settings)
-    memory.whole_page = False
-    return event
+    settings = _Settings(mode, label, tuple(marks), tuple(report), height, radius)
+    return _memory(key).shown(lambda: _mounted(picture, key, settings))
 
 
 def cross_of(key: str) -> tuple[int, ...] | None:
@@ -167,14 +101,13 @@ def _mounted(picture: PlanesPicture, key: str, settings: _Settings) -> None:
         on_want_change=lambda: _want(key),
         on_event_change=lambda: _heard(key),
     )
-    if memory.events and not memory.whole_page:
-        st.rerun(scope="app")
+    memory.rerun()
 
 
 def _memory(key: str) -> _Memory:
     name = f"{key}/planes"
     if name not in st.session_state:
-        st.session_state[name] = _Memory([], [], set())
+        st.session_state[name] = _Memory()
     found: _Memory = st.session_state[name]
     return found
 
@@ -196,20 +129,9 @@ def _message(picture: PlanesPicture, key: str, settings: _Settings, memory: _Mem
             continue  # asked of the image that was here before
         slabs.append(slab)
         memory.sent.add(slab.key)
-    marks = [asdict(m) for m in settings.marks]
-    known = picture.classes or ()
-    colour = known[settings.label].colour if 0 <= settings.label < len(known) else "#4fd1ff"
-    header |= {
-        "key": key,
-        "view_id": _digest([picture.view.cross, header["view"] | {"cross": None}, picture.versions["image"]]),
-        "mode": settings.mode,
-        "label": settings.label,
-        "label_colour": colour,
+    header |= settings.header(key, picture.classes) | {
+        "view_id": digest([picture.view.cross, header["view"] | {"cross": None}, picture.versions["image"]]),
         "radius": settings.radius,
-        "marks": marks,
-        "marks_id": _digest(marks),
-        "report": list(settings.report),
-        "height": settings.height,
         "answers": memory.answers,
         "told": memory.told,
     }
@@ -232,7 +154,7 @@ def _first(picture: PlanesPicture, memory: _Memory) -> list[Wanted]:
 
 def _want(key: str) -> None:
     """The browser asks for slices."""
-    asked = _value(key, "want")
+    asked = value_of(key, "want")
     if not isinstance(asked, dict):
         return
     memory = _memory(key)
@@ -247,14 +169,9 @@ def _want(key: str) -> None:
 
 def _heard(key: str) -> None:
     """The browser tells what was done, again and again until it is answered."""
-    told = _value(key, "event")
     memory = _memory(key)
-    waiting = {event.serial for event in memory.events}
-    for one in told if isinstance(told, list) else []:
-        event = _event(one)
-        if event.serial > memory.told and event.serial not in waiting:
-            memory.events.append(event)
-            memory.cross = event.cross
+    for event in memory.hear(value_of(key, "event"), _event):
+        memory.cross = event.cross
 
 
 def _event(one: dict[str, Any]) -> PlanesEvent:
@@ -272,12 +189,3 @@ def _event(one: dict[str, Any]) -> PlanesEvent:
         measures=tuple(one.get("measures", ())),
         serial=int(one["serial"]),
     )
-
-
-def _value(key: str, name: str) -> Any:
-    state = st.session_state.get(key)
-    return state.get(name) if state is not None else None
-
-
-def _digest(what: Any) -> str:
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]

@@ -8,7 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from apps.viewer.planes.component import Mark, PlanesEvent, planes
+from apps.viewer.exchange import Mark, PlanesEvent
+from apps.viewer.planes.component import planes
 from apps.viewer.render.legend import legend_of
 from apps.viewer.render.planes import PlanesPicture, View, render_planes
 from apps.viewer.render.slices import Slices, lay_out
