@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,6 @@ Index = tuple[int, ...]
 _BLOCK_BYTES = 4 * 2**20
 _LARGEST = {2: 512, 3: 64}
 _SLICED = 8  # extent along an axis that windows cut into slices
-# Bytes of scores that an activation sees at a time: they stay in the processor's cache on the way into the sums.
-_CACHED = 2**19
-# (K, *part) -> (K, *part): what is blended, of what the network says.
-Activation = Callable[[Tensor], Tensor]
 
 
 class Blocks:
@@ -40,8 +36,7 @@ class Blocks:
         size: the windows' extent per axis.
         starts: where windows begin, per axis; each combination is added once, or declared to be skipped.
         memory: bytes that incomplete blocks may take; what is used least recently goes to a temporary file.
-        activation: applied to scores, position by position, on their way into the sums; they are added as they are
-            when not given.
+        unseen: K scores of positions that lie in skipped windows only; 0 when not given.
     """
 
     def __init__(
@@ -51,9 +46,8 @@ class Blocks:
         size: Sequence[int],
         starts: Sequence[Sequence[int]],
         memory: int,
-        activation: Activation | None = None,
+        unseen: Sequence[float] | None = None,
     ) -> None:
-        self.activation = activation
         self.shape = tuple(shape)
         self.channels = channels
         self.size = tuple(size)
@@ -68,6 +62,8 @@ class Blocks:
         self._scratch = _Scratch((channels + 1, *self.side))
         self._room = max(1, memory // self._scratch.bytes)
         self._spare: list[Tensor] = []
+        self._unseen = None if unseen is None else torch.tensor(unseen)
+        self._skipped = False
 
     def add(
         self, start: Sequence[int], scores: Tensor | None, weights: Tensor
@@ -80,8 +76,8 @@ class Blocks:
             weights: ``(*size)``.
 
         Yields:
-            The block's place in the image, and the weighted means ``(K, *block)`` float32: 0 where no window was
-            added. The array is used again: it holds until the next one is asked for.
+            The block's place in the image, and the weighted means ``(K, *block)`` float32: ``unseen`` where
+            no window was added. The array is used again: it holds until the next one is asked for.
         """
         low = [max(0, s) for s in start]
         high = [min(n, s + p) for n, s, p in zip(self.shape, start, self.size, strict=True)]
@@ -91,7 +87,9 @@ class Blocks:
             left = self._left.pop(index, None)
             if left is None:
                 left = math.prod(over[i] for over, i in zip(self._over, index, strict=True))
-            if scores is not None:
+            if scores is None:
+                self._skipped = True
+            else:
                 self._accumulate(index, start, low, high, scores, weights)
             if left > 1:
                 self._left[index] = left - 1
@@ -120,19 +118,8 @@ class Blocks:
         weight = weights[part]
         here: tuple[Any, ...] = (slice(0, -1), *inside)
         there: tuple[Any, ...] = (slice(None), *part)
-        self._add(sums[here], scores[there], weight)
+        sums[here].addcmul_(scores[there], weight)
         sums[-1][inside].add_(weight)
-
-    def _add(self, sums: Tensor, scores: Tensor, weight: Tensor) -> None:
-        if self.activation is None:
-            sums.addcmul_(scores, weight)
-            return
-        axis = next((a for a, n in enumerate(weight.shape) if n > 1), 0)
-        length = max(1, _CACHED // max(1, 4 * scores.numel() // weight.shape[axis]))
-        for start in range(0, weight.shape[axis], length):
-            rows = min(length, weight.shape[axis] - start)
-            values = self.activation(scores.narrow(axis + 1, start, rows).contiguous())
-            sums.narrow(axis + 1, start, rows).addcmul_(values, weight.narrow(axis, start, rows))
 
     def _block(self, index: Index) -> Tensor:
         if index in self._sums:
@@ -159,6 +146,8 @@ class Blocks:
         inside = tuple(slice(0, w.stop - w.start) for w in window)
         here: tuple[Any, ...] = (slice(0, -1), *inside)
         means = sums[here].div_(sums[-1][inside].clamp_min(torch.finfo(sums.dtype).tiny))
+        if self._skipped and self._unseen is not None:
+            means[:, sums[-1][inside] == 0] = self._unseen[:, None]
         return window, means.numpy()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.blocks import Activation, Blocks
+from datamodules.blocks import Blocks
 from datamodules.errors import DataError
 from datamodules.formats.gdal import KeepOpen
 from datamodules.patch import Patch
@@ -132,7 +132,7 @@ class Tiler:
         image: Any,
         progress: Callable[[float], None] | None = None,
         skip: Callable[[tuple[slice, ...]], bool] | None = None,
-        activation: Activation | None = None,
+        unseen: Sequence[float] | None = None,
     ) -> np.ndarray:
         """Apply ``function`` to every window of ``image``, and hold the whole result.
 
@@ -141,13 +141,13 @@ class Tiler:
             image: ``(C, *S)`` float32; an array, a memory map, or what slices like one.
             progress: called with the share done, from 0 to 1.
             skip: as for :meth:`stream`.
-            activation: as for :meth:`stream`.
+            unseen: as for :meth:`stream`.
 
         Returns:
             ``(K, *S)`` float32.
         """
         whole: np.ndarray | None = None
-        for place, scores in self.stream(function, image, progress, skip=skip, activation=activation):
+        for place, scores in self.stream(function, image, progress, skip=skip, unseen=unseen):
             if whole is None:
                 whole = np.empty((len(scores), *image.shape[1:]), dtype=np.float32)
             whole[(slice(None), *place)] = scores
@@ -163,7 +163,7 @@ class Tiler:
         region: Sequence[slice] | None = None,
         skip: Callable[[tuple[slice, ...]], bool] | None = None,
         memory: int = MEMORY,
-        activation: Activation | None = None,
+        unseen: Sequence[float] | None = None,
     ) -> Iterator[Block]:
         """The same, block by block, each as soon as no further window lies over it: nothing is ever whole in memory.
 
@@ -175,12 +175,10 @@ class Tiler:
             image: as for :meth:`run`.
             progress: as for :meth:`run`.
             region: only what lies in it; the whole image when not given.
-            skip: told a window's place inside the image, says whether there is nothing to see. Where all windows were
-                skipped the scores are 0.
+            skip: told a window's place inside the image, says whether there is nothing to see.
             memory: bytes of sums that wait for their last window; more of them lie in a temporary file. A complete
                 block adds a few MiB to that, and a window what the function takes.
-            activation: ``(K, *part) -> (K, *part)``, applied on the CPU to what the function says, before it is
-                blended: softmax here, part by part, is several times faster than over whole windows.
+            unseen: K scores of positions that lie in skipped windows only; 0 when not given.
 
         Yields:
             The place in the image, and the scores ``(K, *place)`` float32 there, in no particular order. Places do not
@@ -196,18 +194,13 @@ class Tiler:
         if not count or any(w.start >= w.stop for w in wanted):
             raise DataError(f"region {list(region or ())} holds nothing of an image of {tuple(shape)}")
         weights = torch.from_numpy(self.weights()).reshape(self.patch.size)
-        # The mean over views is one of what is blended.
-        flipped = len(self.symmetries) > 1
-        summed = None if flipped else activation
-        if flipped and activation is not None:
-            function = _then(function, activation)
         blocks: Blocks | None = None
         # Nothing is known of K before the first results; skipped windows that come earlier wait for it.
         waiting: list[tuple[int, ...]] = []
         try:
             for batch, results in self._results(function, image, self._ordered(starts, shape), skip):
                 if results is not None and blocks is None:
-                    blocks = Blocks(shape, results.shape[1], self.patch.size, starts, memory, summed)
+                    blocks = Blocks(shape, results.shape[1], self.patch.size, starts, memory, unseen)
                     for start in waiting:
                         yield from _within(blocks.add(start, None, weights), wanted)
                 for number, start in enumerate(batch):
@@ -221,7 +214,7 @@ class Tiler:
                     progress(done / count)
             if blocks is None:  # There was nothing to see anywhere.
                 patches = torch.zeros(1, *self._read(image, [waiting[0]]).shape[1:])
-                blocks = Blocks(shape, function(patches).shape[1], self.patch.size, starts, memory, summed)
+                blocks = Blocks(shape, function(patches).shape[1], self.patch.size, starts, memory, unseen)
                 for start in waiting:
                     yield from _within(blocks.add(start, None, weights), wanted)
         finally:
@@ -310,11 +303,6 @@ class Tiler:
         for view in views[1:]:
             total = total + view.undo(function(view.apply(patches)))
         return total if len(views) == 1 else total / len(views)
-
-
-def _then(function: PatchFunction, activation: Activation) -> PatchFunction:
-    """Both, for batches of whole windows."""
-    return lambda patches: torch.stack([activation(scores) for scores in function(patches).float().cpu()])
 
 
 def _within(blocks: Iterable[Block], wanted: Sequence[slice]) -> Iterator[Block]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax, logit, softmax
+from scipy.special import log_softmax, logit
 
 from datamodules.classes import IGNORE, Classes
 from datamodules.errors import DataError
@@ -119,23 +119,6 @@ def fit_temperature(
     found = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
     at_the_edge = min(found.x - low, high - found.x) < 1e-2
     return None if at_the_edge or not np.isfinite(found.fun) else float(math.exp(found.x))
-
-
-def apply_temperature(probabilities: np.ndarray, temperature: float, exclusive: bool = True) -> np.ndarray:
-    """``softmax(log p / T)`` over the first axis, or ``sigmoid(logit p / T)`` where classes overlap.
-
-    Args:
-        probabilities: ``(K, *S)``.
-        temperature: from :func:`fit_temperature`; 1 changes nothing.
-        exclusive: each position has one class.
-
-    Returns:
-        The same shape, float32.
-    """
-    if temperature == 1:
-        return probabilities.astype(np.float32, copy=False)
-    scores = _logits(probabilities, exclusive) / np.float32(temperature)
-    return softmax(scores, axis=0) if exclusive else expit(scores)
 
 
 def read_probabilities(file: Path, classes: Classes, grid: Geometry) -> np.ndarray:

@@ -19,6 +19,7 @@ from datamodules.atomic import write_text
 from datamodules.errors import DataError
 from datamodules.segmentation import SegmentationData
 from tasks.calibration import fit_temperature
+from tasks.logits import probabilities_of
 from tasks.model_file import Description, save_model
 from tasks.prompting.answers import is_promptable_network
 from tasks.segmentation import SegmentationTask
@@ -176,7 +177,8 @@ def _validation_scores(
         cases = zip(batch.image, batch.mask, batch.annotated, batch.present, strict=True)
         for image, mask, annotated, present in cases:
             if annotated.all():
-                yield module.predict_scores(image.numpy(), present), mask.numpy()
+                scores = module.predict_scores(image.numpy(), present)
+                yield probabilities_of(scores, module.classes.exclusive), mask.numpy()
                 used += 1
         if used >= _CALIBRATION_CASES:
             return

@@ -12,9 +12,7 @@ import numpy as np
 import torch
 
 from datamodules.background import Background
-from datamodules.blocks import Activation
 from datamodules.classes import Classes
-from datamodules.decision import strongest
 from datamodules.errors import DataError
 from datamodules.image import Crop, Image, Window
 from datamodules.open import open_image, open_map_writer, open_mask_writer
@@ -23,8 +21,8 @@ from datamodules.tiler import Block, PatchFunction
 from models.fast import FastNetwork
 from models.memory_format import channels_last, channels_last_weights
 from tasks.attention_pictures import AttentionOfImage, AttentionRecorder
-from tasks.calibration import apply_temperature
 from tasks.ensemble import SideBySide, check_alike, preparations
+from tasks.logits import decided, joined, probabilities_of, unseen_logits
 from tasks.maps import MAPS
 from tasks.model_file import Description, ModelFileError
 from tasks.networks import is_exported, load_network
@@ -115,12 +113,13 @@ class Predictor:
         seen = opened if region is None else Crop(opened, tuple(region))
         size, maps = seen.geometry.shape, (len(self.classes),)
         mask = np.zeros(
-            size if self.classes.exclusive else (*maps, *size), dtype=self._decide(np.zeros((*maps, 1))).dtype
+            size if self.classes.exclusive else (*maps, *size),
+            dtype=decided(np.zeros((*maps, 1)), self.classes).dtype,
         )
         kept = np.zeros((*maps, *size), dtype=np.float32) if probabilities else None
         for place, scores in self._placed(opened, progress, region):
             here: tuple[Any, ...] = (Ellipsis, *place)
-            mask[here] = self._decide(scores)
+            mask[here] = decided(scores, self.classes)
             if kept is not None:
                 kept[here] = self._calibrated(scores)
         return Prediction(mask, self.classes, seen.geometry, seen, kept)
@@ -166,7 +165,7 @@ class Predictor:
                 for name, file in (maps or {}).items()
             ]
             for place, scores in self._placed(opened, progress, region):
-                mask.write(place, self._decide(scores))
+                mask.write(place, decided(scores, self.classes))
                 if writers:
                     calibrated = self._calibrated(scores)
                 for kind, writer in writers:
@@ -190,15 +189,8 @@ class Predictor:
     ) -> Iterator[Block]:
         """Places on the image's own grid with the scores there, ``(K, *place)``."""
         present = torch.from_numpy(self.description.preprocessing.present(image))
-        # On a CPU, part by part on the way into the sums, which is faster.
-        late = self.device.type == "cpu" and len(self.networks) == 1
-        function = partial(self._logits if late else self._probabilities, present=present)
-        blocks = self._blocks(
-            function, image, progress, region, partial(self._found, axis=0) if late else None
-        )
-        for place, scores in blocks:
-            settle = self.windows.skip_background is not None and self.classes.exclusive
-            yield place, _settled(scores) if settle else scores
+        function = partial(self._logits, present=present)
+        yield from self._blocks(function, image, progress, region, unseen_logits(self.classes))
 
     def _blocks(
         self,
@@ -206,7 +198,7 @@ class Predictor:
         image: Image,
         progress: Callable[[float], None] | None = None,
         region: Sequence[slice] | None = None,
-        activation: Activation | None = None,
+        unseen: Sequence[float] | None = None,
     ) -> Iterator[Block]:
         """Places on the image's own grid with what ``function`` says of windows there, blended."""
         preprocessing, grid = self.description.preprocessing, image.geometry
@@ -218,12 +210,12 @@ class Predictor:
         if not preprocessing.resamples(grid):
             asked = None if region is None else preprocessing.turned(wanted, grid)
             for place, scores in self.tiler.stream(
-                function, view, progress, region=asked, skip=skip, activation=activation
+                function, view, progress, region=asked, skip=skip, unseen=unseen
             ):
                 yield preprocessing.restore_block(place, scores, grid)
             return
         # On a grid of the network's own the scores are whole, and are brought back whole.
-        scores = preprocessing.restore(self.tiler.run(function, view, progress, skip, activation), grid)
+        scores = preprocessing.restore(self.tiler.run(function, view, progress, skip, unseen), grid)
         yield wanted, scores[(slice(None), *wanted)]
 
     def _skipped(self, image: Image, view: Any) -> Callable[[Window], bool] | None:
@@ -277,21 +269,14 @@ class Predictor:
             image=seen,
         )
 
-    def _probabilities(self, patches: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """``(B, C, *patch)``, the channels of all preparations -> the mean of what the networks say, ``(B, K, *patch)``."""
-        total: torch.Tensor | None = None
-        with torch.inference_mode():
-            for logits, temperature in zip(self._each(patches, present), self._temperatures, strict=True):
-                found = self._found(logits if temperature == 1 else logits / temperature, 1)
-                total = found if total is None else total + found
-            assert total is not None
-            return total if len(self.networks) == 1 else total / len(self.networks)
-
     def _logits(self, patches: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """``(B, C, *patch)`` -> what one network says, ``(B, K, *patch)``, before it becomes probabilities."""
+        """``(B, C, *patch)``, the channels of all preparations -> what the networks say together, ``(B, K, *patch)``."""
         with torch.inference_mode():
-            (logits,) = self._each(patches, present)
-        return logits
+            said = [
+                logits if temperature == 1 else logits / temperature
+                for logits, temperature in zip(self._each(patches, present), self._temperatures, strict=True)
+            ]
+            return joined(said, self.classes.exclusive)
 
     def _each(
         self, patches: torch.Tensor, present: torch.Tensor, networks: Sequence[torch.nn.Module] | None = None
@@ -303,26 +288,12 @@ class Predictor:
         for network, way in zip(networks or self._running, self._prepared, strict=True):
             yield network(views[way], present=told).logits
 
-    def _found(self, logits: torch.Tensor, axis: int) -> torch.Tensor:
-        """Probabilities, with the classes along ``axis``."""
-        return logits.softmax(axis) if self.classes.exclusive else logits.sigmoid()
-
-    def _decide(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities to values: the most probable class; of overlapping classes, each one over one half."""
-        if not self.classes.exclusive:
-            return (scores > 0.5).astype(np.uint8)
-        return self.classes.to_value(strongest(scores))
+    def _decided(self, scores: np.ndarray) -> np.ndarray:
+        return decided(scores, self.classes)
 
     def _calibrated(self, scores: np.ndarray) -> np.ndarray:
-        # The mask is decided before: one model's temperature changes probabilities, never which class is drawn.
-        return apply_temperature(scores, self._temperature, self.classes.exclusive)
-
-
-def _settled(scores: np.ndarray) -> np.ndarray:
-    """Probabilities that add up to 1: the first class where all windows were skipped."""
-    total = scores.sum(axis=0)
-    scores[0][total == 0] = 1
-    return np.divide(scores, total, out=scores, where=total > 0)
+        # The temperature changes probabilities, never which class is drawn.
+        return probabilities_of(scores, self.classes.exclusive, self._temperature)
 
 
 def load(

@@ -186,13 +186,14 @@ class SegmentationTask(lightning.LightningModule):
             torch.set_rng_state(checkpoint["torch_rng_state"].cpu())
 
     def predict_scores(self, image: np.ndarray, present: Tensor) -> np.ndarray:
-        """Probabilities of one prepared case, in tiles: ``(C, *S)`` float32, and ``(C,)`` booleans, which channels it
-        has -> ``(K, *S)`` float32.
+        """Logits of one prepared case, in tiles: ``(C, *S)`` float32, and ``(C,)`` booleans, which channels it has
+        -> ``(K, *S)`` float32.
         """
         told = self._told(present.to(self.device))
 
         def scores(patches: Tensor) -> Tensor:
-            return self(patches.to(self.device), None if told is None else told.expand(len(patches), -1))
+            inputs = None if told is None else told.expand(len(patches), -1)
+            return self.network(channels_last(patches.to(self.device)), present=inputs).logits
 
         return self.tiler.run(scores, image)
 
@@ -204,7 +205,7 @@ class SegmentationTask(lightning.LightningModule):
         cases = zip(batch.image, batch.mask, batch.annotated, batch.present, batch.key, strict=True)
         for image, mask, annotated, present, key in cases:
             scores = torch.from_numpy(self.predict_scores(image.cpu().numpy(), present))
-            prediction = scores.max(0).indices if self.classes.exclusive else (scores > 0.5).long()
+            prediction = scores.max(0).indices if self.classes.exclusive else (scores > 0).long()
             if self.classes.exclusive and not annotated.all():
                 # What was not looked for counts as background in both, and so has no score.
                 prediction[~annotated.cpu()[prediction]] = 0

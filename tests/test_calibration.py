@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, log_softmax, logit, softmax
 from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
 
 import tasks
@@ -18,8 +18,9 @@ from datamodules import Classes, DataError, open_image
 from datamodules.classes import IGNORE
 from datamodules.geometry import Geometry
 from datamodules.open import open_map_writer
-from tasks.calibration import BINS, Reliability, apply_temperature, fit_temperature, read_probabilities
+from tasks.calibration import BINS, Reliability, fit_temperature, read_probabilities
 from tasks.evaluation import evaluate
+from tasks.logits import probabilities_of
 from tasks.maps import map_path
 from tasks.model_file import ModelFileError, load_model, save_model
 from tests.small import FAST, fit
@@ -108,7 +109,8 @@ def test_a_temperature_that_was_put_in_is_found(temperature: float, exclusive: b
     found = fit_temperature(samples, exclusive, limit=60_000)
     assert found == pytest.approx(temperature, rel=0.02)
     for p, labels in samples:
-        calibrated = apply_temperature(p, found, exclusive)
+        logits = np.log(p) if exclusive else logit(p)
+        calibrated = probabilities_of(logits, exclusive, found)
         assert calibrated.dtype == np.float32
         assert (calibrated.argmax(0) == p.argmax(0)).all()
         assert ((calibrated > 0.5) == (p > 0.5)).all() or exclusive
@@ -131,14 +133,13 @@ def test_the_likelihood_is_lowest_there() -> None:
 
 def test_applying_is_dividing_logits() -> None:
     logits, _ = honest(3)
-    np.testing.assert_allclose(
-        apply_temperature(softmax(logits, 0), 1.8), softmax(logits / 1.8, 0), atol=1e-6
-    )
-    np.testing.assert_allclose(apply_temperature(expit(logits), 1.8, False), expit(logits / 1.8), atol=1e-6)
-    p = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
-    assert (apply_temperature(p, 1) == p).all()
-    assert np.isfinite(apply_temperature(p, 5.0)).all()
-    assert np.isfinite(apply_temperature(p, 5.0, False)).all()
+    np.testing.assert_allclose(probabilities_of(logits), softmax(logits, 0), atol=1e-6)
+    np.testing.assert_allclose(probabilities_of(logits, True, 1.8), softmax(logits / 1.8, 0), atol=1e-6)
+    np.testing.assert_allclose(probabilities_of(logits, False, 1.8), expit(logits / 1.8), atol=1e-6)
+    far = np.array([[200.0, -200.0], [-200.0, 200.0]], np.float32)
+    assert (probabilities_of(far) == np.eye(2)).all()
+    assert np.isfinite(probabilities_of(far, True, 5.0)).all()
+    assert np.isfinite(probabilities_of(far, False, 5.0)).all()
 
 
 def test_perfect_answers_have_no_temperature() -> None:

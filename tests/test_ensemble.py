@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from scipy.special import softmax
 
 import tasks
 from apps.cli import main
@@ -33,7 +35,8 @@ def fold(file: Path, number: int, **changes: Any) -> Path:
     low, high, mean, deviation = 5.0, 250.0 - number, 90.0 + 40 * number, 30.0 + 9 * number
     statistics = Statistics((low,) * 2, (high,) * 2, (mean, mean / 2), (deviation,) * 2, (0.0,) * 2)
     how = Preprocessing(("gray", "alpha"), normalization="dataset", statistics=statistics)
-    said = Description(how, Patch((16, 16)), Classes(["background", "a", "b"]), {"overlap": 0.5})
+    # One window holds the picture: the mean is over networks, before windows are blended.
+    said = Description(how, Patch((48, 48)), Classes(["background", "a", "b"]), {"overlap": 0.5})
     network = EncoderDecoder(2, 3, ndim=2, encoder={"name": "plain", "widths": [4, 6]}).eval()
     with torch.no_grad():  # far from undecided
         for parameter in network.parameters():
@@ -71,6 +74,32 @@ def test_the_ensemble_is_the_mean_of_its_members(
     assert np.abs(mean - alone[0]).max() > 0.05  # each has its say
 
 
+def test_over_several_windows_logits_of_the_mean_are_blended(tmp_path: Path, picture: Path) -> None:
+    """Against each member's probabilities in each window, blended here."""
+    files = folds(tmp_path, patch=Patch((16, 16)))
+    both = tasks.load(files)
+    found = both.predict(picture, probabilities=True)
+    image = np.asarray(PIL.Image.open(picture)).transpose(2, 0, 1)
+    sums, weights = np.zeros((3, 41, 37)), np.zeros((41, 37))
+    for row, column in itertools.product(*both.tiler.starts_by_axis((41, 37))):
+        here = (slice(row, row + 16), slice(column, column + 16))
+        window = []
+        for file in files:
+            network, said = load_model(file)
+            known = said.preprocessing.statistics
+            assert known is not None
+            low, high, mean, deviation = (
+                np.array(v)[:, None, None] for v in (known.low, known.high, known.mean, known.deviation)
+            )
+            scaled = (image[:, *here].clip(low, high) - mean) / deviation
+            with torch.no_grad():
+                window.append(network(torch.from_numpy(scaled).float()[None]).logits.softmax(1)[0].numpy())
+        sums[:, *here] += np.log(np.mean(window, axis=0)) * both.tiler.weights()
+        weights[here] += both.tiler.weights()
+    wanted = softmax(sums / weights, axis=0)
+    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-4)
+
+
 def test_each_sees_the_image_by_its_own_intensities(tmp_path: Path, picture: Path) -> None:
     """The same network with other statistics is another member; with the same it changes nothing."""
     one = fold(tmp_path / "a.safetensors", 0)
@@ -100,7 +129,7 @@ def test_neighbouring_slices_stay_with_their_image(tmp_path: Path) -> None:
         torch.manual_seed(number)
         statistics = Statistics((0.0,), (200.0,), (80.0 + 50 * number,), (25.0,), (0.0,))
         how = Preprocessing(("image",), normalization="dataset", statistics=statistics)
-        said = Description(how, Patch((16, 16, 1), context=1), Classes(["x", "a"]), {"overlap": 0.25})
+        said = Description(how, Patch((24, 24, 1), context=1), Classes(["x", "a"]), {"overlap": 0.25})
         network = EncoderDecoder(3, 2, ndim=2, encoder={"name": "plain", "widths": [4, 6]}).eval()
         save_model(tmp_path / f"{number}.safetensors", network, said)
         files.append(tmp_path / f"{number}.safetensors")
@@ -110,12 +139,9 @@ def test_neighbouring_slices_stay_with_their_image(tmp_path: Path) -> None:
 
 
 def test_each_temperature_counts_before_the_mean(tmp_path: Path, picture: Path) -> None:
-    """One window, so that nothing is blended: the mean of the members' calibrated probabilities."""
+    """The mean of the members' calibrated probabilities."""
     files = [
-        fold(
-            tmp_path / f"{n}.safetensors", n, patch=Patch((48, 48)), calibration={"temperature": 1.0 + 2 * n}
-        )
-        for n in range(2)
+        fold(tmp_path / f"{n}.safetensors", n, calibration={"temperature": 1.0 + 2 * n}) for n in range(2)
     ]
     alone = [tasks.load(file).predict(picture, probabilities=True).probabilities for file in files]
     found = tasks.load(files).predict(picture, probabilities=True)
@@ -176,7 +202,7 @@ def test_the_command_names_all_models(tmp_path: Path, picture: Path) -> None:
 def test_the_estimate_counts_networks_views_and_regions(
     tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, clock = folds(tmp_path), [0.0]
+    files, clock = folds(tmp_path, patch=Patch((16, 16))), [0.0]
 
     def takes(*_: object) -> None:
         clock[0] += 0.5

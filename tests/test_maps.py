@@ -113,8 +113,9 @@ def test_volumes_turned_and_in_parts(tmp_path: Path, region: Sequence[slice] | N
         open_image(tmp_path / f"{name}.nii.gz") for name in ("mask", "probabilities", "entropy")
     )
     assert np.array_equal(mask.read()[0], whole.mask[inside])
-    assert np.array_equal(probabilities.read(), whole.probabilities[(slice(None), *inside)])
-    assert np.array_equal(undecided.read()[0], whole.entropy[inside])
+    # The logits are the same bit for bit; their exponentials may differ in the last one.
+    np.testing.assert_allclose(probabilities.read(), whole.probabilities[(slice(None), *inside)], atol=1e-6)
+    np.testing.assert_allclose(undecided.read()[0], whole.entropy[inside], atol=1e-6)
     original = open_image(path).geometry
     for image in (mask, probabilities, undecided, seen):
         corner = [s.start or 0 for s in inside]

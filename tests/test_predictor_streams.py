@@ -50,7 +50,7 @@ def test_turned_volumes(tmp_path: Path, turn: np.ndarray, patch: tuple[int, ...]
     image = open_image(volume(tmp_path, turn))
     view = model.description.preprocessing.image(image)
     present = torch.ones(1, dtype=torch.bool)
-    scores = model.tiler.run(lambda x: model._probabilities(x, present), view)
+    scores = model.tiler.run(lambda x: model._logits(x, present), view)
     whole = model.description.preprocessing.restore(scores, image.geometry).argmax(0)
     found = model.predict(image, probabilities=True)
     assert np.array_equal(found.mask, whole)
@@ -112,7 +112,7 @@ def test_other_window_sizes_agree_except_near_ties() -> None:
 
     @torch.no_grad()
     def run(x: torch.Tensor) -> torch.Tensor:
-        return network(x).logits.softmax(1)
+        return network(x).logits
 
     masks = [Tiler(Patch((n, n)), 0.5).run(run, image).argmax(0) for n in (64, 96, 128)]
     for a, b in itertools.combinations(masks, 2):

@@ -290,26 +290,23 @@ def test_memory_does_not_grow_with_the_image() -> None:
     assert (kib("VmHWM:") - before) / 1024 < 64 + 64
 
 
-@settings(max_examples=15, deadline=None)
-@given(tiling=tilings(), data=st.data())
-def test_activation_on_the_way_is_activation_of_windows(
-    tiling: tuple[Tiler, tuple[int, ...]], data: st.DataObject
-) -> None:
-    """Softmax part by part, of channels-last scores, is the softmax of whole windows; so under flips."""
-    tiler, shape = tiling
-    if data.draw(st.booleans()):
-        tiler = Tiler(tiler.patch, tiler.overlap, tiler.blend, batch_size=1, mirror=(0, 1))
-    image = noise(1, *shape)
+def test_where_no_window_looked_stands_what_was_asked_for() -> None:
+    """Left of column 24 all windows are skipped; beside it, where windows overlap, those that were run count alone."""
+    image, tiler = noise(1, 40, 48), Tiler(Patch((16, 16)), 0.5, batch_size=1)
 
-    def last(patches: Tensor) -> Tensor:
-        return uneven(patches).movedim(1, -1).contiguous().movedim(-1, 1)
+    def two(patches: Tensor) -> Tensor:
+        return torch.cat([patches, -patches], dim=1)
 
-    found = tiler.run(last, image, activation=lambda scores: scores.softmax(0))
-    wanted = tiler.run(lambda patches: uneven(patches).softmax(1), image)
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    def left(place: tuple[slice, ...]) -> bool:
+        return place[1].stop <= 24
 
-
-def test_activation_sees_all_of_large_windows_in_parts() -> None:
-    tiler, image = Tiler(Patch((512, 512)), 0.25), noise(1, 700, 600)
-    found = tiler.run(uneven, image, activation=lambda scores: scores.sigmoid())
-    np.testing.assert_allclose(found, tiler.run(lambda x: uneven(x).sigmoid(), image), atol=1e-5)
+    found = tiler.run(two, image, skip=left, unseen=[3.0, -1.0])
+    seen = np.zeros(48, bool)
+    for start in tiler.starts_by_axis((40, 48))[1]:
+        seen[start : start + 16] |= start + 16 > 24
+    assert 0 < seen.sum() < 48
+    np.testing.assert_allclose(found[:, :, seen], np.concatenate([image, -image])[:, :, seen], atol=1e-5)
+    assert (found[0][:, ~seen] == 3).all()
+    assert (found[1][:, ~seen] == -1).all()
+    nowhere = tiler.run(two, image, skip=lambda place: True, unseen=[3.0, -1.0])
+    assert (nowhere == np.array([3.0, -1.0]).reshape(2, 1, 1)).all()

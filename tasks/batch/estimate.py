@@ -103,7 +103,7 @@ def window_seconds(predictor: Predictor) -> float:
     taken: list[float] = []
     while len(taken) < 3 or (sum(taken) < _TIMING and len(taken) < 50):
         start = time.perf_counter()
-        predictor._probabilities(window, present).cpu()  # to the CPU, so that a GPU has ended
+        predictor._logits(window, present).cpu()  # to the CPU, so that a GPU has ended
         taken.append(time.perf_counter() - start)
     return float(np.median(taken[1:])) * len(tiler.symmetries) / tiler.batch_size
 
