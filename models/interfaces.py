@@ -175,12 +175,14 @@ class Output:
         aux: further logits at their own grids, finest first; filled in training only (deep supervision).
         quality: ``(B, K)`` predicted quality of each mask, where the model has such a head.
         attention: name of a block ``->`` its map at image size, ``(B, 1 or C, *S)``; filled on request only.
+        extra: what a term of the loss wants of this network (:mod:`tasks.terms`); filled in training only.
     """
 
     logits: Tensor
     aux: list[Tensor] = field(default_factory=list)
     quality: Tensor | None = None
     attention: dict[str, Tensor] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
 
 def _recording(init: Callable[..., None]) -> Callable[..., None]:

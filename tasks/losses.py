@@ -160,15 +160,23 @@ def merge_unannotated(logits: Tensor, annotated: Tensor) -> Tensor:
     return torch.cat([background, logits.masked_fill(hidden, -1e4)[:, 1:]], dim=1)
 
 
-def deep_supervision(loss: SegmentationLoss, logits: list[Tensor], mask: Tensor) -> Tensor:
-    """Weighted mean of ``loss`` over logits at several grids, weight halved from each grid to the next coarser.
+def deep_supervision(
+    loss: SegmentationLoss, logits: list[Tensor], mask: Tensor, shrink: float = 0.5
+) -> Tensor:
+    """Weighted mean of ``loss`` over logits at several grids.
 
     The mask is brought to each grid by nearest neighbour, so that labels and ``IGNORE`` stay what they are.
+
+    Args:
+        loss: of one grid.
+        logits: finest first.
+        mask: at the finest grid.
+        shrink: weight of each grid divided by that of the next finer; 1 counts all alike.
     """
     total = torch.zeros((), device=mask.device)
     for i, level in enumerate(logits):
-        total = total + 0.5**i * loss(level, _nearest(mask, level.shape[2:]))
-    return total / sum(0.5**i for i in range(len(logits)))
+        total = total + shrink**i * loss(level, _nearest(mask, level.shape[2:]))
+    return total / sum(shrink**i for i in range(len(logits)))
 
 
 def _nearest(mask: Tensor, size: torch.Size) -> Tensor:

@@ -20,6 +20,7 @@ from models.interfaces import Segmenter
 from models.memory_format import channels_last, channels_last_weights
 from tasks.losses import DiceCE, SegmentationLoss, deep_supervision, merge_unannotated
 from tasks.overlap import OverlapMetric
+from tasks.terms import Term
 
 
 class NonFiniteError(RuntimeError):
@@ -59,6 +60,8 @@ class SegmentationTask(lightning.LightningModule):
         window_batch: windows per forward pass when whole cases are predicted.
         mirror: axes of the network's input that are flipped when whole cases are predicted, results averaged.
         coarse: train on the coarsest logits that the network offers (``deep_supervision``) and on no others, as SAMed.
+        shrink: weight of each coarser grid's loss, divided by that of the next finer; 1 counts all alike.
+        terms: added to the loss, for networks that say more than logits while they train; see :mod:`tasks.terms`.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class SegmentationTask(lightning.LightningModule):
         window_batch: int = 4,
         mirror: Sequence[int] = (),
         coarse: bool = False,
+        shrink: float = 0.5,
+        terms: list[Term] | None = None,
     ) -> None:
         super().__init__()
         channels_last_weights(network)
@@ -84,6 +89,8 @@ class SegmentationTask(lightning.LightningModule):
         self.optimizer = _Shared(optimizer)
         self.scheduler = None if scheduler is None else _Shared(scheduler)
         self.coarse = coarse
+        self.shrink = shrink
+        self.terms = torch.nn.ModuleList(terms or [])
         self.tiler = Tiler(patch, overlap, blend, window_batch, mirror)
         self.measures = torch.nn.ModuleDict(
             {split: OverlapMetric(classes, channels) for split in ("val", "test")}
@@ -104,7 +111,11 @@ class SegmentationTask(lightning.LightningModule):
         levels = output.aux[-1:] if self.coarse and output.aux else [output.logits, *output.aux]
         if self.classes.exclusive:
             levels = [merge_unannotated(logits, batch.annotated) for logits in levels]
-        return deep_supervision(self.loss, levels, batch.mask)
+        total = deep_supervision(self.loss, levels, batch.mask, self.shrink)
+        for term in self.terms:
+            assert isinstance(term, Term)
+            total = total + term.weight * term(output, batch)
+        return total
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One step; refuses a loss that is not finite."""

@@ -126,6 +126,13 @@ def test_deep_supervision_halves_the_weight_at_each_grid() -> None:
     assert deep_supervision(Constant(), levels, mask).item() == pytest.approx(expected)
 
 
+def test_deep_supervision_may_count_all_grids_alike() -> None:
+    logits = [torch.randn(1, 2, n, n) for n in (8, 4)]
+    mask = torch.zeros(1, 8, 8, dtype=torch.long)
+    mean = (DiceCE()(logits[0], mask) + DiceCE()(logits[1], mask[:, ::2, ::2])) / 2
+    assert deep_supervision(DiceCE(), logits, mask, shrink=1.0).item() == pytest.approx(mean.item())
+
+
 def test_deep_supervision_keeps_labels_and_ignore_when_the_mask_shrinks() -> None:
     seen: list[torch.Tensor] = []
 
