@@ -22,24 +22,32 @@ def folder() -> Path:
 
 def path_of(name: str) -> Path | None:
     """The file of a recipe by its name, or None."""
-    file = folder() / f"{name}.yaml"
-    return file if file.is_file() else None
+    return {file.stem: file for file in _files()}.get(name)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list, or one recipe."""
     if args.name is None:
-        for file in sorted(folder().glob("*.yaml")):
+        group = folder()
+        for file in _files():
+            if file.parent != group:
+                group = file.parent
+                print(f"\n{group.name.capitalize()}")
             print(f"{file.stem:24}{_summary(file)}")
         print("\nShow one:  delineate recipes NAME\nTrain one: delineate fit -c NAME --data.root FOLDER")
         return 0
     file_of_name = path_of(args.name)
     if file_of_name is None:
-        known = ", ".join(sorted(f.stem for f in folder().glob("*.yaml")))
+        known = ", ".join(f.stem for f in _files())
         print(f"delineate: there is no recipe {args.name!r}; there are: {known}")
         return 2
     print(file_of_name.read_text("utf-8"), end="")
     return 0
+
+
+def _files() -> list[Path]:
+    """All recipes, those in folders of their own last."""
+    return sorted(folder().rglob("*.yaml"), key=lambda file: (file.parent != folder(), file))
 
 
 def _summary(file: Path) -> str:
