@@ -216,9 +216,11 @@ class Segmenter(nn.Module, ABC):
         arguments: what the constructor was called with.
         base: the weight file it began with, whose tensors stay out of its model file; None where it keeps its own.
         ndims: numbers of spatial axes this class can be built for.
+        exports: whether it can be exported (ONNX, torch.export); what says no is refused before it is tried.
     """
 
     ndims: ClassVar[frozenset[int]] = frozenset({2, 3})
+    exports: ClassVar[bool] = True
     ndim: int
     in_channels: int
     num_classes: int

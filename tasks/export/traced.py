@@ -36,14 +36,14 @@ class Logits(nn.Module):
 
 
 def check_exportable(network: nn.Module) -> None:
-    """Refuse a network with blocks that say of themselves that they cannot be exported.
+    """Refuse a network that says of itself, or of one of its blocks, that it cannot be exported.
 
     Raises:
         ExportError: names the blocks and their places.
     """
-    # A block's `exports`; what says nothing of it is taken to be exportable.
+    # Its own `exports`, and that of each block; what says nothing of it is taken to be exportable.
     blocks = [
-        f"{type(module).__name__} ({name})"
+        f"{type(module).__name__} ({name})" if name else type(module).__name__
         for name, module in network.named_modules()
         if getattr(type(module), "exports", True) is False
     ]
