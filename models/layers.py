@@ -20,6 +20,7 @@ TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORMS = tuple(_BATCH_NORM.values())
 _INSTANCE_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _MAX_POOL: dict[int, Callable[..., nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_CHANNEL_DROPOUT: dict[int, Callable[..., nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 _PAD: dict[int, Callable[..., nn.Module]] = {2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
 _ADAPTIVE_MEAN: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d}
 _ADAPTIVE_MAX: dict[int, Callable[..., Tensor]] = {
@@ -75,6 +76,14 @@ def transposed_conv(ndim: int, in_channels: int, out_channels: int, stride: Sequ
 def doubling_conv(ndim: int, in_channels: int, out_channels: int) -> nn.Module:
     """A transposed convolution of 4 with stride 2: size ``S -> 2 S``, with overlap."""
     return _TRANSPOSED[ndim](in_channels, out_channels, 4, 2, 1)
+
+
+def overlapping_transposed(ndim: int, in_channels: int, out_channels: int, step: int) -> nn.Module:
+    """A transposed convolution of 3: size ``S -> S * step`` or one more (for a step of 2), to be cropped at the end.
+
+    Where the step is above 3, positions that no kernel reaches hold the bias alone.
+    """
+    return _TRANSPOSED[ndim](in_channels, out_channels, 3, step, output_padding=max(0, step - 3))
 
 
 def patchify(
@@ -136,6 +145,11 @@ def activation(name: str) -> nn.Module:
         raise ModelError(f"activation {name!r} is not known; choose from {', '.join(ACTIVATIONS)}")
     cls = ACTIVATIONS[name]
     return cls() if name in ("gelu",) else cls(inplace=True)
+
+
+def channel_dropout(ndim: int, probability: float) -> nn.Module:
+    """Drops whole channels of a sample in training."""
+    return _CHANNEL_DROPOUT[ndim](probability)
 
 
 def mean_pool(x: Tensor, window: Sequence[int]) -> Tensor:

@@ -19,12 +19,12 @@ BRANCHES = ("both", "position", "channel")
 class _Positions(nn.Module):
     """``gamma * softmax(q k^T) v``: each position gathers from all others."""
 
-    def __init__(self, channels: int, ndim: int, reduction: int) -> None:
+    def __init__(self, channels: int, ndim: int, reduction: int, bias: bool) -> None:
         super().__init__()
         narrow = narrowed("DualAttention", channels, reduction)
-        self.query = conv(ndim, channels, narrow, kernel=1)
-        self.key = conv(ndim, channels, narrow, kernel=1)
-        self.value = conv(ndim, channels, channels, kernel=1)
+        self.query = conv(ndim, channels, narrow, kernel=1, bias=bias)
+        self.key = conv(ndim, channels, narrow, kernel=1, bias=bias)
+        self.value = conv(ndim, channels, channels, kernel=1, bias=bias)
         self.gamma = nn.Parameter(torch.zeros(1))
         self.map = AttentionMap()
 
@@ -38,8 +38,9 @@ class _Positions(nn.Module):
 class _Channels(nn.Module):
     """``gamma * softmax(-+ x x^T) x``: each channel gathers from all others."""
 
-    def __init__(self, plain: bool) -> None:
+    def __init__(self, plain: bool, columns: bool) -> None:
         super().__init__()
+        self.columns = columns
         # The released softmax(max_row(E) - E) is softmax(-E): a constant per row changes no softmax.
         self.scale = 1.0 if plain else -1.0
         self.gamma = nn.Parameter(torch.zeros(1))
@@ -48,6 +49,9 @@ class _Channels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = to_tokens(x)
         mixed, weights = channel_attend(tokens, tokens, tokens, self.scale)
+        if self.columns:
+            weights = weights.transpose(-1, -2)
+            mixed = tokens @ weights.to(tokens.dtype).transpose(-1, -2)
         if self.map.wanted:
             self.map(over_space(weights.sum(-2), x))
         return self.gamma * to_map(mixed, x.shape[2:])
@@ -78,6 +82,9 @@ class DualAttention(AttentionBlock):
         branches: ``both``, ``position`` or ``channel``.
         reduction: how many times narrower queries and keys are.
         plain: channel branch with the paper's sign.
+        bias: whether query, key and value have biases, ``2 r + C`` of them.
+        columns: each channel is mixed by a column of the softmax instead of a row, whose weights do not sum to 1: a
+            Keras port of the network does so, and networks that were built from it.
 
     Raises:
         ValueError: unknown branches, or a reduction below 1.
@@ -92,14 +99,16 @@ class DualAttention(AttentionBlock):
         branches: str = "both",
         reduction: int = 8,
         plain: bool = False,
+        bias: bool = True,
+        columns: bool = False,
     ) -> None:
         super().__init__(channels, ndim)
         if branches not in BRANCHES:
             raise ModelError(
                 f"DualAttention branches {branches!r} is not known; choose from {', '.join(BRANCHES)}"
             )
-        self.position = _Positions(channels, ndim, reduction) if branches != "channel" else None
-        self.channel = _Channels(plain) if branches != "position" else None
+        self.position = _Positions(channels, ndim, reduction, bias) if branches != "channel" else None
+        self.channel = _Channels(plain, columns) if branches != "position" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""

@@ -14,17 +14,21 @@ from models.interfaces import Fusion
 from models.layers import conv, patchify, per_axis, resize
 from models.layers import norm as make_norm
 
-FORMS = ("light", "grid")
+FORMS = ("light", "concat", "grid")
 
 
 class AttentionGate(Fusion):
     """Weights each position of the skip by what the decoder already knows, then concatenates.
 
-    Oktay et al., Attention U-Net, arXiv 1804.03999, in two forms. ``light`` is the widely used one: everything
+    Oktay et al., Attention U-Net, arXiv 1804.03999, in three forms. ``light`` is the widely used one: everything
     at the skip's grid, 1x1 convolutions with a norm N::
 
         a = sigmoid(N(psi(relu(N(W_g x) + N(W_x skip)))))
         out = concat(x, a * skip)
+
+    ``concat`` lays the two signals side by side where ``light`` adds them (AGUNet, Bouget et al., arXiv 2101.07715)::
+
+        a = sigmoid(N(psi(relu(concat(N(W_g x), N(W_x skip))))))
 
     ``grid`` is that of the authors' code: weights on a grid that is ``stride`` times coarser than the skip, and a
     convolution of what passed the gate. theta has kernel = stride and no bias, nothing else is strided::
@@ -36,14 +40,14 @@ class AttentionGate(Fusion):
     resized to theta's grid whatever its size.
 
     Parameters of the gate with ``h = inter_channels``, stride s and batch norm: light
-    ``(C_x + 3) h + (C_s + 3) h + h + 3``, grid ``C_s h s^ndim + (C_x + 1) h + h + 1 + C_s^2 + 3 C_s``.
+    ``(C_x + 3) h + (C_s + 3) h + h + 3``, concat h more, grid ``C_s h s^ndim + (C_x + 1) h + h + 1 + C_s^2 + 3 C_s``.
 
     Args:
         x_channels: channels of the decoder map.
         skip_channels: channels of the skip.
         ndim: number of spatial axes.
-        norm: normalisation behind each convolution of the light form, and behind W of the grid form.
-        form: light or grid.
+        norm: normalisation behind each convolution of the light and concat forms, and behind W of the grid form.
+        form: light, concat or grid.
         inter_channels: h; ``max(1, skip_channels // 2)`` when not given. The authors' networks have
             ``skip_channels``.
         stride: of the grid form, one number or one per axis; 2 when not given.
@@ -62,7 +66,7 @@ class AttentionGate(Fusion):
         super().__init__()
         if form not in FORMS:
             raise ModelError(f"attention gate form {form!r} is not known; choose from {', '.join(FORMS)}")
-        if form == "light" and stride is not None:
+        if form != "grid" and stride is not None:
             raise ModelError("attention gate: stride belongs to form grid; add form: grid, or leave it out")
         if stride is not None and min(per_axis(stride, ndim)) < 1:
             raise ModelError(f"attention gate stride is {stride}; it wants at least 1, and 2 is usual")
@@ -70,15 +74,16 @@ class AttentionGate(Fusion):
         if hidden < 1:
             raise ModelError(f"attention gate inter_channels is {hidden}; it wants at least 1")
         self.out_channels = x_channels + skip_channels
-        self.stride = per_axis(1 if form == "light" else 2 if stride is None else stride, ndim)
+        self.stride = per_axis(1 if form != "grid" else 2 if stride is None else stride, ndim)
         self.from_x: nn.Module
         self.from_skip: nn.Module
         self.psi: nn.Module
         self.project: nn.Module
-        if form == "light":
+        self.joined = form == "concat"
+        if form != "grid":
             self.from_x = _normed(ndim, x_channels, hidden, norm)
             self.from_skip = _normed(ndim, skip_channels, hidden, norm)
-            self.psi = _normed(ndim, hidden, 1, norm)
+            self.psi = _normed(ndim, 2 * hidden if self.joined else hidden, 1, norm)
             self.project = nn.Identity()
         else:
             self.from_x = conv(ndim, x_channels, hidden, kernel=1)
@@ -97,7 +102,8 @@ class AttentionGate(Fusion):
         if any(short):  # Less than one step of the grid: zeros complete it.
             skip = F.pad(skip, [amount for m in reversed(short) for amount in (0, m)])
         inside = self.from_skip(skip)
-        inside = (resize(self.from_x(x), inside.shape[2:]) + inside).relu()
+        signal = resize(self.from_x(x), inside.shape[2:])
+        inside = (torch.cat([signal, inside], dim=1) if self.joined else signal + inside).relu()
         return self.map(resize(self.psi(inside).sigmoid(), size))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:

@@ -6,8 +6,14 @@ Each class has the presets ``paper`` (the published numbers) and ``tiny`` (train
 
 from models.encoder_decoder import EncoderDecoder
 from models.interfaces import Segmenter
+from models.systems.agunet import AGUNet
+from models.systems.daunet import DAUNet
+from models.systems.paratranscnn import ParaTransCNN
 
 SYSTEMS: dict[str, type[Segmenter]] = {
+    "agunet": AGUNet,
+    "daunet": DAUNet,
+    "paratranscnn": ParaTransCNN,
     "unet": EncoderDecoder,
 }
 

@@ -1,0 +1,1 @@
+"""Blocks that several systems are made of; each idea once."""
