@@ -1,6 +1,6 @@
 """A whole scene from file to file: our engine, other libraries' loops, and the bare network, in turns in one run.
 
-    python -m benchmarks.scene [--side 2048] [--classes 2] [--rounds 5] [--only ours,monai] [--null]
+    python -m benchmarks.scene [--side 2048] [--classes 2] [--rounds 5] [--only ours,monai] [--null] [--array]
 
 The same network and weights (a U-Net on a ResNet-18), windows (512) and overlap (a quarter), float32; Gaussian blend
 where a library has one; the class decision is included. Reference is the bare network: one forward pass, channels
@@ -8,6 +8,8 @@ last, for each window that is needed. Printed, as medians over rounds: wall time
 network in the same round; time of all cores; time outside of the network, and of it for the class decision where that is
 a step of its own; by how much memory at its peak lies above the loaded model (each method in a process of its own);
 and the share of pixels whose class is ours. What is not installed is named.
+
+With ``--array`` masks stay in memory. Else ours is a cloud-optimised GeoTIFF with overviews, theirs is a plain one.
 """
 
 from __future__ import annotations
@@ -60,7 +62,10 @@ def methods(
     predictor = Predictor(network, description, device="cpu")
 
     def ours() -> None:
-        predictor.draw(path, folder / "ours.tif")
+        if args.array:
+            predictor.predict(path)
+        else:
+            predictor.draw(path, folder / "ours.tif")
 
     @torch.inference_mode()
     def bare() -> None:
@@ -71,7 +76,7 @@ def methods(
 
     runs: dict[str, Callable[[], None]] = {"bare": bare, "ours": ours}
     for name in set(names) & set(PEERS):
-        target = folder / f"{name}.tif"
+        target = None if args.array else folder / f"{name}.tif"
         job = Job(Logits(network), path, target, args.classes, WINDOW, OVERLAP, args.batch, decision)
         runs[name] = partial(peer(name).run, job)
     return {name: runs[name] for name in names}, network, decision
@@ -96,6 +101,7 @@ def memory_apart(name: str, args: argparse.Namespace) -> float:
         "--batch",
         str(args.batch),
         *(["--null"] if args.null else []),
+        *(["--array"] if args.array else []),
     ]
     return float(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
@@ -117,7 +123,7 @@ def timed(args: argparse.Namespace, names: list[str]) -> dict[str, dict[str, Any
                 found[name]["decision"] = round(statistics.median(times.decision), 3)
         for name, figures in found.items():
             figures["over bare"] = round(paired(figures["wall"], found["bare"]["wall"]), 3)
-            if name not in ("bare", "ours") and "ours" in found:
+            if name not in ("bare", "ours") and "ours" in found and not args.array:
                 figures["equal"] = round(equal_share(folder / f"{name}.tif", folder / "ours.tif"), 4)
     return found
 
@@ -143,6 +149,7 @@ def main() -> None:
         "--batch", type=int, default=1, help="windows per call, where a library lets one choose"
     )
     parser.add_argument("--null", action="store_true", help="a network that does next to nothing")
+    parser.add_argument("--array", action="store_true", help="masks stay in memory: no file is written")
     parser.add_argument("--no-memory", action="store_true", help="only time")
     parser.add_argument("--only", help=f"of: ours,{','.join(PEERS)}")
     parser.add_argument(

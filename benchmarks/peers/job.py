@@ -19,7 +19,7 @@ class Job:
     Attributes:
         network: ``(B, 3, h, w)`` float32 from 0 to 1 -> logits ``(B, K, h, w)``.
         source: an RGB GeoTIFF of bytes.
-        target: the mask, a GeoTIFF of bytes.
+        target: the mask, a GeoTIFF of bytes; None where it stays in memory.
         classes: K.
         window: height and width of what the network sees.
         overlap: share of a window that the next one covers again.
@@ -29,7 +29,7 @@ class Job:
 
     network: torch.nn.Module
     source: Path
-    target: Path
+    target: Path | None
     classes: int
     window: int
     overlap: float
@@ -48,8 +48,10 @@ def read(path: Path) -> torch.Tensor:
         return torch.from_numpy(file.read()).float().div_(255)
 
 
-def write(path: Path, mask: np.ndarray, like: Path) -> None:
+def write(path: Path | None, mask: np.ndarray, like: Path) -> None:
     """A mask ``(H, W)`` with place, tiles and compression of the scene."""
+    if path is None:
+        return
     with rasterio.open(like) as file:
         profile = {
             key: value for key, value in file.profile.items() if key not in ("photometric", "interleave")
