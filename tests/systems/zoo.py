@@ -34,20 +34,6 @@ EVERY = [
 ]
 every_system = pytest.mark.parametrize(("key", "ndim"), EVERY)
 every_key = pytest.mark.parametrize("key", SYSTEMS)
-# A system in 3D costs seconds to export: among the slow tests, where it also exists in 2D.
-every_export = pytest.mark.parametrize(
-    ("key", "ndim"),
-    [
-        pytest.param(
-            *case.values,
-            id=case.id,
-            marks=[pytest.mark.slow]
-            if case.values[1] == 3 and 2 in SYSTEMS[str(case.values[0])].ndims
-            else [],
-        )
-        for case in EVERY
-    ],
-)
 
 
 def even(key: str, ndim: int) -> tuple[int, ...]:
