@@ -157,16 +157,34 @@ def mean_pool(x: Tensor, window: Sequence[int]) -> Tensor:
     return _MEAN_POOL[x.ndim - 2](x, tuple(window))
 
 
+def mean_filter(x: Tensor, kernel: int) -> Tensor:
+    """Mean over ``kernel`` neighbours per axis, an odd number, zeros beyond the borders: the size is kept."""
+    axes = x.ndim - 2
+    for axis in range(axes):
+        # Axis by axis: the same mean, and kernel * axes values at each position where there were kernel ** axes.
+        window = [kernel if a == axis else 1 for a in range(axes)]
+        x = _MEAN_POOL[axes](x, window, stride=1, padding=[n // 2 for n in window])
+    return x
+
+
 def moving_max(x: Tensor, window: Sequence[int]) -> Tensor:
     """Maximum over a window at every position where it fits: size ``S -> S - window + 1``."""
     return _MOVING_MAX[x.ndim - 2](x, tuple(window), stride=1)
 
 
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Linear interpolation of ``(B, C, *S)`` to ``size``; the input itself where it already has it."""
+def moving_mean(x: Tensor, window: Sequence[int]) -> Tensor:
+    """Mean over a window at every position where it fits: size ``S -> S - window + 1``."""
+    return _MEAN_POOL[x.ndim - 2](x, tuple(window), stride=1)
+
+
+def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Linear interpolation of ``(B, C, *S)`` to ``size``; the input itself where it already has it.
+
+    ``align_corners``: first and last values stay at the ends of each axis; a few published networks want it.
+    """
     if tuple(x.shape[2:]) == tuple(size):
         return x
-    return F.interpolate(x, tuple(size), mode=_LINEAR_MODE[x.ndim - 2], align_corners=False)
+    return F.interpolate(x, tuple(size), mode=_LINEAR_MODE[x.ndim - 2], align_corners=align_corners)
 
 
 def adaptive_mean(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.classes import IGNORE
+from models.layers import mean_filter
 
 
 class Masked(NamedTuple):
@@ -125,6 +126,107 @@ class Tversky(SegmentationLoss):
         m = masked(logits, mask)
         first = 1 if m.exclusive and not self.background else 0
         return self.tversky(m.probabilities[:, first:], m.target[:, first:])
+
+
+class SquaredDice(SegmentationLoss):
+    """Soft Dice whose denominator sums squares (Milletari 2016, arXiv 1606.04797), over the whole batch::
+
+        1 - mean over k of (2 sum p_k t_k + smooth) / (sum p_k^2 + sum t_k^2 + smooth)
+
+    Args:
+        smooth: added to numerator and denominator.
+        background: whether the first of exclusive classes counts.
+        legacy: as the released code of AGUNet (Bouget et al., arXiv 2101.07715) has it: the terms of all K classes are
+            summed, divided by K - 1, and the loss is cut at 0. With two classes it is 0, without a gradient, as soon as
+            the two terms sum to 1, which the background's does nearly alone. For comparisons only.
+    """
+
+    def __init__(self, smooth: float = 1.0, background: bool = False, legacy: bool = False) -> None:
+        super().__init__()
+        self.background = background
+        self.legacy = legacy
+        self.dice = DiceLoss(
+            include_background=True, batch=True, squared_pred=True, smooth_nr=smooth, smooth_dr=smooth
+        )
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """``(B, K, *S), (B, *S) or (B, K, *S) -> ()``."""
+        m = masked(logits, mask)
+        if self.legacy:
+            if not m.exclusive:
+                raise ValueError(
+                    "SquaredDice legacy: true counts a background; where classes overlap there is none"
+                )
+            k = logits.shape[1]
+            return (1 - k * (1 - self.dice(m.probabilities, m.target)) / (k - 1)).clamp(0, 1 - 1e-10)
+        first = 1 if m.exclusive and not self.background else 0
+        return self.dice(m.probabilities[:, first:], m.target[:, first:])
+
+
+class Structure(SegmentationLoss):
+    """Weighted cross entropy plus weighted IoU; positions near a border weigh more (PraNet, arXiv 2006.11392).
+
+    ``w = 1 + emphasis * |mean of the mask around - mask|``, zeros beyond the image. Per image and class, with p the
+    probability and m the mask::
+
+        sum(w * bce) / sum(w)  +  1 - (sum(w p m) + 1) / (sum(w (p + m)) - sum(w p m) + 1)
+
+    and the mean over images and classes. Where classes exclude each other, each counts as one against all others.
+
+    PraNet's released code asks for the cross entropy by a flag that its library reads as "averaged", so that w does not act
+    on it. ``legacy_bce`` does the same.
+
+    Args:
+        window: side of the neighbourhood, an odd number.
+        emphasis: how much more a border weighs.
+        legacy_bce: cross entropy without the weights, as the released code trains.
+        background: whether the first of exclusive classes counts.
+
+    Raises:
+        ValueError: an even window.
+    """
+
+    def __init__(
+        self, window: int = 31, emphasis: float = 5.0, legacy_bce: bool = False, background: bool = False
+    ) -> None:
+        super().__init__()
+        if window < 1 or window % 2 == 0:
+            raise ValueError(
+                f"Structure: window is {window}; it wants an odd number, such as {max(1, window) | 1}"
+            )
+        self.window = window
+        self.emphasis = emphasis
+        self.legacy_bce = legacy_bce
+        self.background = background
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """``(B, K, *S), (B, *S) or (B, K, *S) -> ()``."""
+        m = masked(logits, mask)
+        first = 1 if m.exclusive and not self.background else 0
+        odds = (one_against_all(logits.float()) if m.exclusive else logits.float())[:, first:]
+        p, target = m.probabilities[:, first:], m.target[:, first:]
+        valid = m.valid.expand_as(target)
+        # The mean of what is known of the neighbourhood.
+        known = (1 - mean_filter(1 - m.valid, self.window)).clamp(min=1e-6)
+        around = mean_filter(target, self.window) / known
+        weight = (1 + self.emphasis * (around - target).abs()) * valid
+        space = tuple(range(2, logits.ndim))
+        bce = F.binary_cross_entropy_with_logits(odds, target, reduction="none")
+        if self.legacy_bce:
+            ce = (bce * valid).sum() / valid.sum().clamp(min=1)
+        else:
+            ce = (weight * bce).sum(space) / weight.sum(space).clamp(min=1e-6)
+        both = (weight * p * target).sum(space)
+        either = (weight * (p + target)).sum(space) - both
+        return (ce + 1 - (both + 1) / (either + 1)).mean()
+
+
+def one_against_all(logits: Tensor) -> Tensor:
+    """Logits of exclusive classes ``(B, K, *S)`` -> those of each class against all others: their sigmoid is the softmax."""
+    others = [
+        torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1).logsumexp(1) for k in range(logits.shape[1])
+    ]
+    return logits - torch.stack(others, dim=1)
 
 
 def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
