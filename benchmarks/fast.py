@@ -1,10 +1,13 @@
 """What `predict --fast` and `--skip-background` gain, and what they change of a trained model's Dice.
 
-    python -m benchmarks.fast runs/NAME/model.safetensors IMAGES MASKS [--rounds 5] [--batch 1] [--no-compile]
+    python -m benchmarks.fast runs/NAME/model.safetensors IMAGES MASKS [--rounds 5] [--batch 1] [--no-compile] [--emulate]
 
 Printed of the network, in turns in one run on random windows of its own size: the time of a batch over that of torch as
 it comes, the median over rounds, and what the fast network made use of. Then, of a folder of images with their masks:
 the Dice of each class when images are predicted plainly, fast, and without windows of background.
+
+With ``--emulate`` bfloat16 is also used where the processor computes it slowly, in software: the Dice is that of machines
+that have it, the times are not.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import models.fast
 from models.fast import FastNetwork
 from models.memory_format import channels_last, channels_last_weights
 from tasks.evaluation import evaluate
@@ -67,7 +71,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--emulate", action="store_true")
     args = parser.parse_args()
+    if args.emulate:
+        models.fast.has_bfloat16 = lambda device: True
     ratios(args.model, args.batch, args.rounds, not args.no_compile)
     for name, settings in WAYS.items():
         with tempfile.TemporaryDirectory() as folder:
