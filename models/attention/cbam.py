@@ -27,8 +27,14 @@ class _ChannelGate(nn.Module):
         return self.map(over_space(logits.sigmoid(), x))
 
 
-class _SpatialGate(nn.Module):
-    """``sigmoid(BN(conv([max_c x, mean_c x])))``: ``(B, 1, *S)``."""
+class SpatialGate(nn.Module):
+    """The weight of each position, ``sigmoid(BN(conv([max_c x, mean_c x])))``: ``(B, C, *S) -> (B, 1, *S)``.
+
+    Args:
+        ndim: number of spatial axes.
+        kernel: side of the convolution, odd.
+        norm: whether there is the batch norm.
+    """
 
     def __init__(self, ndim: int, kernel: int, norm: bool) -> None:
         super().__init__()
@@ -38,6 +44,7 @@ class _SpatialGate(nn.Module):
         self.map = AttentionMap()
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, *S) -> (B, 1, *S)``."""
         pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)
         return self.map(self.norm(self.conv(pooled)).sigmoid())
 
@@ -74,7 +81,7 @@ class CBAM(AttentionBlock):
     ) -> None:
         super().__init__(channels, ndim)
         self.channel = _ChannelGate(channels, reduction, bias)
-        self.spatial = _SpatialGate(ndim, odd("CBAM", "kernel", kernel), spatial_norm)
+        self.spatial = SpatialGate(ndim, odd("CBAM", "kernel", kernel), spatial_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""

@@ -11,7 +11,7 @@ from models.attention.mechanics.tokens import ChannelNorm
 from models.attention.mechanics.windows import pad_to_multiple
 from models.encoders.staged import Axes, ChainedEncoder, one_per_level
 from models.errors import ModelError
-from models.layers import conv, patchify, per_axis
+from models.layers import activation, conv, patchify, per_axis
 
 STYLES = ("convnext", "mednext")
 
@@ -82,6 +82,8 @@ class NextBlock(nn.Module):
         expansion: how many times wider the middle is.
         scale: first value of the layer scale; none without.
         grn: global response normalisation in the middle.
+        activation_name: what stands in the place of GELU.
+        drop: what the scaled branch goes through before the sum, a DropBlock for example; nothing when not given.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class NextBlock(nn.Module):
         expansion: int,
         scale: float | None,
         grn: bool,
+        activation_name: str = "gelu",
+        drop: nn.Module | None = None,
     ) -> None:
         super().__init__()
         hidden = expansion * in_channels
@@ -102,18 +106,19 @@ class NextBlock(nn.Module):
             conv(ndim, in_channels, in_channels, kernel, stride, groups=in_channels),
             norm,
             conv(ndim, in_channels, hidden, 1),
-            nn.GELU(),
+            activation(activation_name),
             *([GlobalResponseNorm(hidden, ndim)] if grn else []),
             conv(ndim, hidden, out_channels, 1),
         )
         # Outside of the branch: attention that is put behind the branch is to see maps of ordinary size.
         self.scale = nn.Identity() if scale is None else LayerScale(out_channels, ndim, scale)
+        self.drop = drop or nn.Identity()
         same = in_channels == out_channels and all(s == 1 for s in per_axis(stride, ndim))
         self.shortcut = nn.Identity() if same else conv(ndim, in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, *S) -> (B, out_channels, *ceil(S / stride))``."""
-        return self.shortcut(x) + self.scale(self.branch(x))
+        return self.shortcut(x) + self.drop(self.scale(self.branch(x)))
 
 
 class ConvNeXtEncoder(ChainedEncoder):

@@ -32,9 +32,12 @@ class TimmEncoder(Encoder):
         levels: which of the backbone's feature maps to use, e.g. ``[0, 1, 2, 3]``; all when not given.
         image_size: what timm builds the backbone for, where it is built for one size. MaxViT's windows are a 32nd of
             it, so that a small one spares padding; timm resamples position tables of pretrained weights.
+        max_pool: False takes the pooling out of the stem of a ResNet (ResNeXt, SE-ResNet ...), so that all levels behind
+            it are twice as fine.
 
     Raises:
-        ValueError: three axes, an unknown backbone, or a weight file that is not there or is not for it.
+        ValueError: three axes, an unknown backbone, no pooling to take out, or a weight file that is not there or is not
+            for it.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class TimmEncoder(Encoder):
         weights: str | None = None,
         levels: Sequence[int] | None = None,
         image_size: int | Sequence[int] | None = None,
+        max_pool: bool = True,
     ) -> None:
         super().__init__()
         if ndim != 2:
@@ -58,7 +62,10 @@ class TimmEncoder(Encoder):
         self.ndim = 2
         self.in_channels = in_channels
         self.out_channels = tuple(body.feature_info.channels())
-        self.strides = tuple((r, r) for r in body.feature_info.reduction())
+        reached = body.feature_info.reduction()
+        if not max_pool:
+            reached = _without_max_pool(backbone, body)
+        self.strides = tuple((r, r) for r in reached)
         self.multiple = self.strides[-1][0] * _partition(body)
 
     def append(self, level: int, block: nn.Module) -> None:
@@ -141,6 +148,15 @@ class TimmEncoder(Encoder):
             key=len,
             default=None,
         )
+
+
+def _without_max_pool(backbone: str, body: Any) -> list[int]:
+    """Take the pooling out of the stem, and say what the levels' strides are then."""
+    if not isinstance(getattr(body, "maxpool", None), nn.MaxPool2d):
+        raise ModelError(f"max_pool: the stem of {backbone} has none to take out; leave the option away")
+    behind = [not name.startswith("act") for name in body.feature_info.module_name()]
+    body.maxpool = nn.Identity()
+    return [r // 2 if late else r for r, late in zip(body.feature_info.reduction(), behind, strict=True)]
 
 
 def _has_slot(block: Any) -> bool:

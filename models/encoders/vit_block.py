@@ -60,25 +60,38 @@ class ViTBlock(nn.Module):
         hidden: channels inside the feed-forward part; ``4 dim`` when not given.
         bias: whether q, k and v have biases.
         cross: whether the tokens also attend to a context.
+        dropout: probability at which, in training, values inside the feed-forward part and values that any part adds
+            are set to 0.
     """
 
     def __init__(
-        self, dim: int, heads: int, hidden: int | None = None, bias: bool = True, cross: bool = False
+        self,
+        dim: int,
+        heads: int,
+        hidden: int | None = None,
+        bias: bool = True,
+        cross: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         hidden = 4 * dim if hidden is None else hidden
+        self.dropout = nn.Dropout(dropout)
         self.attention = TokenAttention(dim, heads, bias)
         self.cross = TokenAttention(dim, heads, bias) if cross else None
+        # GELU and dropout in one place, so that names of weights do not depend on it.
         self.feed_forward = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim)
+            nn.LayerNorm(dim),
+            nn.Linear(dim, hidden),
+            nn.Sequential(nn.GELU(), nn.Dropout(dropout)),
+            nn.Linear(hidden, dim),
         )
 
     def forward(self, x: Tensor, bias: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """``(B, N, dim) -> (B, N, dim)``; ``bias`` is added to the logits of both attentions."""
-        x = x + self.attention(x, bias=bias)
+        x = x + self.dropout(self.attention(x, bias=bias))
         if self.cross is not None:
-            x = x + self.cross(x, context, bias)
-        return x + self.feed_forward(x)
+            x = x + self.dropout(self.cross(x, context, bias))
+        return x + self.dropout(self.feed_forward(x))
 
 
 def init_tokens(module: nn.Module) -> None:
