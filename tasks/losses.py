@@ -229,6 +229,67 @@ def one_against_all(logits: Tensor) -> Tensor:
     return logits - torch.stack(others, dim=1)
 
 
+class DiceFocal(SegmentationLoss):
+    """Dice plus a focal term, as HER-Seg is trained (Xu et al., arXiv 2504.06205; its released code)::
+
+        dice * (1 - mean over k of (2 sum p_k t_k + smooth) / (sum p_k + sum t_k + smooth))
+        + focal * alpha * (1 - exp(-BCE))^2 * BCE
+
+    over the whole batch, where BCE is the mean binary cross entropy: the focal factor is one number for the batch, and does
+    not look at single positions. ``per_position`` takes the factor of each position, as in focal loss (arXiv 1708.02002),
+    and then the mean. Exclusive classes are each taken against the rest, without the first.
+
+    Args:
+        dice: weight of the Dice term.
+        focal: weight of the focal term.
+        alpha: a further factor of the focal term.
+        smooth: added to numerator and denominator.
+        per_position: the focal factor of each position.
+        background: whether the first of exclusive classes counts.
+    """
+
+    def __init__(
+        self,
+        dice: float = 0.8,
+        focal: float = 0.2,
+        alpha: float = 0.8,
+        smooth: float = 1.0,
+        per_position: bool = False,
+        background: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dice_weight = dice
+        self.focal_weight = focal
+        self.alpha = alpha
+        self.per_position = per_position
+        self.background = background
+        self.dice = DiceLoss(include_background=True, batch=True, smooth_nr=smooth, smooth_dr=smooth)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """``(B, K, *S), (B, *S) or (B, K, *S) -> ()``."""
+        m = masked(logits, mask)
+        first = 1 if m.exclusive and not self.background else 0
+        logits = against_rest(logits.float())[:, first:] if m.exclusive else logits.float()
+        target = m.target[:, first:]
+        valid = m.valid.expand_as(m.target)[:, first:]
+        ce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        if self.per_position:
+            ce = (1 - (-ce).exp()).square() * ce
+        focal = (ce * valid).sum() / valid.sum().clamp(min=1)
+        if not self.per_position:
+            focal = (1 - (-focal).exp()).square() * focal
+        dice = self.dice(m.probabilities[:, first:], target) * m.valid.any()
+        return self.dice_weight * dice + self.focal_weight * self.alpha * focal
+
+
+def against_rest(logits: Tensor) -> Tensor:
+    """Logits of exclusive classes ``(B, K, *S)`` -> logits whose sigmoids are the classes' softmax probabilities."""
+    rest = [
+        torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1).logsumexp(1) for k in range(logits.shape[1])
+    ]
+    return logits - torch.stack(rest, dim=1)
+
+
 def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     """Mean (binary) cross entropy over the positions that count; 0 where none does (torch's mean is NaN)."""
     logits = logits.float()

@@ -11,6 +11,7 @@ from tasks.losses import (
     DiceCE,
     Focal,
     SegmentationLoss,
+    SquaredDice,
     Tversky,
     cross_entropy,
     deep_supervision,
@@ -18,7 +19,9 @@ from tasks.losses import (
 )
 
 LOSSES = [DiceCE(), DiceCE(batch=False, background=True), Focal(), Tversky(), Tversky(batch=False)]
+LOSSES += [SquaredDice(), SquaredDice(background=True)]
 IDS = ["dice_ce", "dice_ce_per_sample", "focal", "tversky", "tversky_per_sample"]
+IDS += ["squared_dice", "squared_dice_of_all"]
 
 
 def exclusive(shape: tuple[int, ...] = (2, 3, 6, 7), seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,6 +55,34 @@ def test_focal_equals_the_formula_and_gamma_zero_is_cross_entropy() -> None:
     assert Focal(gamma=0.0)(logits, mask).item() == pytest.approx(
         cross_entropy(logits, mask).item(), abs=1e-6
     )
+
+
+def test_squared_dice_equals_the_formula_and_its_legacy_form_the_released_one() -> None:
+    logits, mask = exclusive()
+    p, y = softmax(logits.double().numpy()), mask.numpy()
+    terms = []
+    for k in range(3):
+        t = y == k
+        terms.append((2 * (p[:, k] * t).sum() + 1) / ((p[:, k] ** 2).sum() + t.sum() + 1))
+    assert SquaredDice()(logits, mask).item() == pytest.approx(1 - np.mean(terms[1:]), abs=1e-6)
+    assert SquaredDice(background=True)(logits, mask).item() == pytest.approx(1 - np.mean(terms), abs=1e-6)
+    # The sum of all K terms, divided by K - 1.
+    assert SquaredDice(legacy=True)(logits, mask).item() == pytest.approx(1 - sum(terms) / 2, abs=1e-6)
+
+
+def test_the_legacy_form_stops_learning_where_the_background_fits() -> None:
+    mask = torch.zeros(1, 10, 10, dtype=torch.int64)
+    mask[0, 0, :2] = 1  # 2 %
+    # The background nearly right everywhere, the foreground not found at all.
+    logits = torch.stack([torch.full((10, 10), 2.0), torch.zeros(10, 10)])[None].requires_grad_()
+    legacy = SquaredDice(legacy=True)(logits, mask)
+    assert legacy.item() == 0
+    assert torch.autograd.grad(legacy, logits)[0].abs().max() == 0
+    ours = SquaredDice()(logits, mask)
+    assert ours.item() > 0.5
+    assert torch.autograd.grad(ours, logits)[0].abs().max() > 1e-3
+    with pytest.raises(ValueError, match="counts a background"):
+        SquaredDice(legacy=True)(logits, torch.zeros(1, 2, 10, 10, dtype=torch.int64))
 
 
 def test_tversky_equals_the_formula_and_half_half_is_dice() -> None:

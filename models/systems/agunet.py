@@ -47,8 +47,8 @@ class AGUNet(MultiScaleUNet):
 
     Maps have ``ceil(S / 2^i)`` positions per axis, so any size goes in that is not a single position at the coarsest
     level. (The released encoder stops halving axes of 4 or less and its decoder does not, so that small sizes fail
-    there.) Convolutions before a norm have no bias, which the norm takes away anyway: the released network has some
-    more parameters, and not one function more.
+    there.) The pairs' convolutions have no bias, which the norm behind them takes away: a network with those biases has
+    2 f more parameters for each pair of width f, and says the same.
 
     Args:
         in_channels: channels of the image.

@@ -93,7 +93,8 @@ class DAUNet(MultiScaleUNet):
     The released position attention makes its convolutions anew at each call, so that they are never saved; here they
     are part of the network. Positions attend without their matrix in memory; time grows with the square of their number.
 
-    Sizes and biases as :class:`~models.systems.agunet.AGUNet`.
+    Sizes and biases as :class:`~models.systems.agunet.AGUNet`; at the bottleneck, too, nothing has a bias that a norm
+    takes away.
 
     Args:
         in_channels: channels of the image.

@@ -13,7 +13,6 @@ from models.interfaces import Output, Prompts, Segmenter
 from models.layers import ConvBlock, channel_dropout, conv, crop, max_pool, mean_pool, overlapping_transposed
 
 
-
 def conv_pair(ndim: int, in_channels: int, out_channels: int, norm: str, dropout: float) -> nn.Sequential:
     """Twice: convolution of 3, norm, ReLU, and dropout of whole channels where there is any."""
     layers: list[nn.Module] = []
@@ -133,7 +132,9 @@ class MultiScaleUNet(Segmenter):
                 f"{type(self).__name__} widths is {list(widths)}; it wants two levels or more, such as [16, 32]"
             )
         if not 0 <= dropout < 1:
-            raise ModelError(f"{type(self).__name__} dropout is {dropout}; it wants at least 0 and less than 1")
+            raise ModelError(
+                f"{type(self).__name__} dropout is {dropout}; it wants at least 0 and less than 1"
+            )
         self.ndim = ndim
         self.in_channels = in_channels
         self.num_classes = num_classes
