@@ -20,8 +20,9 @@ from tasks.interactive.asking import asked_once, given
 from tasks.interactive.embeddings import EmbeddingCache
 from tasks.interactive.following import Followed, follow
 from tasks.interactive.model import PromptModel
+from tasks.interactive.objects import Objects
 from tasks.interactive.planes import Planes, View
-from tasks.interactive.prompted import Asked, Box, Candidate, Choice, Click, Given, History, Prompted, Step
+from tasks.interactive.prompted import Asked, Box, Candidate, Choice, Click, Given, Prompted, Step
 from tasks.interactive.record import read_record, to_record
 
 # Positions of a mask that are composed at a time when it is saved.
@@ -67,8 +68,7 @@ class InteractiveSession:
         self.view = self.planes.whole()
         self.encodings = 0
         self._keys: dict[View, str] = {}
-        self._history = History()
-        self._current = ""
+        self._objects = Objects()
         self._lock = threading.RLock()
 
     # ------------------------------------------------------------------------------------------- what is looked at
@@ -125,17 +125,16 @@ class InteractiveSession:
     @property
     def objects(self) -> list[str]:
         """Names, in the order of their values in the mask: the first is 1."""
-        return [o.name for o in self._history.now]
+        return self._objects.names
 
     @property
     def current(self) -> str:
         """The object that prompts go to; empty where there is none yet."""
-        return self._current if self._current in self.objects else (self.objects or [""])[-1]
+        return self._objects.current
 
     @current.setter
     def current(self, name: str) -> None:
-        self._find(name)
-        self._current = name
+        self._objects.current = name
 
     def add_object(self, name: str = "") -> str:
         """Begin another object; prompts go to it from now on.
@@ -144,13 +143,7 @@ class InteractiveSession:
             DataError: the name is taken, or there are too many objects.
         """
         with self._lock:
-            taken = self.objects
-            if not name:
-                name = next(f"object {i}" for i in range(1, len(taken) + 2) if f"object {i}" not in taken)
-            self._check_name(name)
-            self._push((*self._history.now, Prompted(name)))
-            self._current = name
-            return name
+            return self._objects.add(name)
 
     def rename_object(self, name: str, new: str) -> None:
         """Call an object something else.
@@ -159,12 +152,7 @@ class InteractiveSession:
             DataError: there is no such object, or the new name is taken.
         """
         with self._lock:
-            if new == name:
-                return
-            index = self._find(name)
-            self._check_name(new)
-            self._put(index, Prompted(new, self._history.now[index].views))
-            self._current = new
+            self._objects.rename(name, new)
 
     def remove_object(self, name: str) -> None:
         """Take an object away, with all that was asked for it; undo brings it back.
@@ -173,8 +161,7 @@ class InteractiveSession:
             DataError: there is no such object.
         """
         with self._lock:
-            index = self._find(name)
-            self._push(tuple(o for i, o in enumerate(self._history.now) if i != index))
+            self._objects.remove(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self.objects
@@ -268,28 +255,27 @@ class InteractiveSession:
         """Forget what was asked for the current object in this view."""
         with self._lock:
             if self._here() is not None:
-                index = self._find(self.current)
-                self._put(index, self._history.now[index].with_view(self.view, None))
+                self._objects.put(self.current, self._objects[self.current].with_view(self.view, None))
 
     def undo(self) -> bool:
         """Take back what was done last, whatever it was; nothing is computed. False where there is nothing."""
         with self._lock:
-            return self._history.undo()
+            return self._objects.history.undo()
 
     def redo(self) -> bool:
         """Do again what was taken back; False where nothing was."""
         with self._lock:
-            return self._history.redo()
+            return self._objects.history.redo()
 
     @property
     def can_undo(self) -> bool:
         """Whether there is something to take back."""
-        return self._history.can_undo
+        return self._objects.history.can_undo
 
     @property
     def can_redo(self) -> bool:
         """Whether something was taken back."""
-        return self._history.can_redo
+        return self._objects.history.can_redo
 
     # ------------------------------------------------------------------------------------------- volumes
 
@@ -328,11 +314,11 @@ class InteractiveSession:
             here = self._here()
             if here is None or here.answer is None or not here.answer.mask.any():
                 raise DataError("there is nothing to follow: ask for the object in this slice first")
-            index = self._find(self.current)
+            before = self._objects[self.current]
             found, drawn = follow(
                 self.model,
                 self._features,
-                self._history.now[index],
+                before,
                 self.view,
                 self.planes.grid.shape[self.view.axis],
                 (1, -1) if both else (1 if step > 0 else -1,),
@@ -341,8 +327,8 @@ class InteractiveSession:
                 progress,
                 stop,
             )
-            if found is not self._history.now[index]:
-                self._put(index, found)
+            if found is not before:
+                self._objects.put(self.current, found)
             return drawn
 
     # ------------------------------------------------------------------------------------------- results
@@ -358,7 +344,7 @@ class InteractiveSession:
             DataError: there is no such object, or the window is not inside the image.
         """
         with self._lock:
-            state = self._history.now[self._find(self.current if name is None else name)]
+            state = self._objects[self.current if name is None else name]
             place = self.image.checked(None if window is None else tuple(window))
             answers = {view: answer.logits for view, answer in state.answers.items()}
         return self.planes.onto_image(answers, place)
@@ -410,7 +396,7 @@ class InteractiveSession:
     def to_json(self) -> dict[str, Any]:
         """All prompts as plain data; with the same image and model, :meth:`restore` makes the same masks of it."""
         with self._lock:
-            return to_record(self._history.now, self.model.key, self.geometry)
+            return to_record(self._objects.now, self.model.key, self.geometry)
 
     def restore(self, record: dict[str, Any], progress: Callable[[float], None] | None = None) -> None:
         """Ask again what a record of :meth:`to_json` says, in place of all objects. One undo takes it back.
@@ -438,7 +424,7 @@ class InteractiveSession:
                     if progress is not None:
                         progress(done / count)
                 state.append(prompted)
-            self._push(tuple(state))
+            self._objects.history.push(tuple(state))
 
     # ------------------------------------------------------------------------------------------- inside
 
@@ -451,12 +437,10 @@ class InteractiveSession:
             seen = Given(before.candidates[number].mask)
             before, step = (Asked(), seen) if isinstance(step, Choice) else (given(Asked(), seen), step)
         after = self._after(self.view, before, step)  # first, so that an error leaves everything as it was
-        state = self._history.now
-        if not state:
-            self._push((Prompted("object 1").with_view(self.view, after),))
+        if not self.objects:
+            self._objects.history.push((Prompted("object 1").with_view(self.view, after),))
         else:
-            index = self._find(self.current)
-            self._put(index, state[index].with_view(self.view, after))
+            self._objects.put(self.current, self._objects[self.current].with_view(self.view, after))
         return list(after.candidates)
 
     def _after(self, view: View, before: Asked, step: Step) -> Asked:
@@ -482,22 +466,7 @@ class InteractiveSession:
         return found
 
     def _here(self) -> Asked | None:
-        state = self._history.now
-        return state[self._find(self.current)].views.get(self.view) if state else None
-
-    def _find(self, name: str) -> int:
-        names = self.objects
-        if name not in names:
-            raise DataError(f"there is no object {name!r}; there are: {', '.join(names) or 'none yet'}")
-        return names.index(name)
-
-    def _check_name(self, name: str) -> None:
-        if name in self.objects or not name.strip():
-            raise DataError(f"the name {name!r} is empty or taken; give each object one of its own")
-        if len(self.objects) >= 254:
-            raise DataError(
-                "there are 254 objects, the most that one mask can hold; save it and begin another"
-            )
+        return self._objects[self.current].views.get(self.view) if self.objects else None
 
     def _check_view(self, view: View) -> None:
         shape = self.planes.grid.shape
@@ -520,10 +489,3 @@ class InteractiveSession:
             shown = ", ".join(f"{x:g}" for x in found)
             raise DataError(f"the position ({shown}) is not in the image of {shape}; give an array index")
         return found
-
-    def _put(self, index: int, prompted: Prompted) -> None:
-        state = self._history.now
-        self._push((*state[:index], prompted, *state[index + 1 :]))
-
-    def _push(self, state: tuple[Prompted, ...]) -> None:
-        self._history.push(state)

@@ -499,7 +499,7 @@ def test_clicks_and_choices_on_what_was_followed_are_a_persons(following, volume
     again = InteractiveSession(volume, slices_model(), EmbeddingCache(False))
     again.restore(json.loads(json.dumps(following.to_json())))
     np.testing.assert_array_equal(again.labels(), following.labels())
-    origins = {v.number: a.origin for v, a in following._history.now[0].views.items()}
+    origins = {v.number: a.origin for v, a in following._objects.now[0].views.items()}
     assert origins == {7: "followed", 8: "person", 9: "person", 10: "person"}
 
 
