@@ -52,9 +52,10 @@ class LevelSelection(nn.Module):
         channels: C of all maps.
         levels: how many maps.
         ndim: number of spatial axes.
+        context: G; the sums themselves without it.
     """
 
-    def __init__(self, channels: int, levels: int, ndim: int) -> None:
+    def __init__(self, channels: int, levels: int, ndim: int, context: bool = True) -> None:
         super().__init__()
         hidden = max(1, channels // 2)
         self.levels = levels
@@ -64,7 +65,7 @@ class LevelSelection(nn.Module):
         self.by_position = conv(
             ndim, 2, levels, kernel=7, bias=False
         )  # One convolution per level, side by side.
-        self.context = GlobalContext(channels, ndim)
+        self.context = GlobalContext(channels, ndim) if context else nn.Identity()
         self.map = AttentionMap()
 
     def forward(self, maps: Sequence[Tensor], own: int = 0) -> Tensor:
@@ -98,9 +99,12 @@ class DenseAttention(Neck):
         ndim: number of spatial axes.
         width: common width inside; the smallest of ``channels`` when not given, as all maps are joined at the finest grid
             too.
+        context: a :class:`GlobalContext` behind each selection.
     """
 
-    def __init__(self, channels: Sequence[int], ndim: int = 2, width: int | None = None) -> None:
+    def __init__(
+        self, channels: Sequence[int], ndim: int = 2, width: int | None = None, context: bool = True
+    ) -> None:
         super().__init__()
         if len(channels) < 2:
             raise ModelError(f"DenseAttention joins two levels or more, got {len(channels)}")
@@ -108,7 +112,7 @@ class DenseAttention(Neck):
         if width < 1:
             raise ModelError(f"DenseAttention wants a width of at least 1, got {width}")
         self.enter = nn.ModuleList(_to_width(ndim, c, width) for c in channels)
-        self.select = nn.ModuleList(LevelSelection(width, len(channels), ndim) for _ in channels)
+        self.select = nn.ModuleList(LevelSelection(width, len(channels), ndim, context) for _ in channels)
         self.leave = nn.ModuleList(_to_width(ndim, width, c) for c in channels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The parts that are taken from segment-anything as they are: prompt encoder and mask decoder."""
+"""The parts that are taken from segment-anything as they are: prompt encoder, mask decoder, and what is inside."""
 
 from __future__ import annotations
 
@@ -46,11 +46,39 @@ def make_mask_decoder(size: SamSize, masks: int) -> Any:
     )
 
 
+def make_two_way_transformer(channels: int, depth: int, heads: int, hidden: int) -> Any:
+    """segment-anything's TwoWayTransformer: ``(B, C, h, w)``, its positions and tokens ``(B, T, C)`` -> tokens and
+    ``(B, h w, C)``.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    return _modeling().TwoWayTransformer(depth=depth, embedding_dim=channels, num_heads=heads, mlp_dim=hidden)
+
+
+def make_position_encoding(channels: int) -> Any:
+    """segment-anything's random Fourier features of positions: a size -> ``(C, h, w)``.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    return _modeling().prompt_encoder.PositionEmbeddingRandom(channels // 2)
+
+
+def make_perceptron(before: int, hidden: int, after: int) -> Any:
+    """segment-anything's perceptron of three layers, as its mask decoder has them.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    return _modeling().mask_decoder.MLP(before, hidden, after, 3)
+
+
 def _modeling() -> Any:
     try:
         from segment_anything import modeling
     except ImportError as error:
         raise ModelError(
-            f"SamSegmenter needs the package segment-anything ({error}); install it: pip install 'delineate[sam]'"
+            f"this network needs the package segment-anything ({error}); install it: pip install 'delineate[sam]'"
         ) from error
     return modeling

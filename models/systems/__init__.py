@@ -8,6 +8,7 @@ from models.encoder_decoder import EncoderDecoder
 from models.interfaces import Segmenter
 from models.systems.agunet import AGUNet
 from models.systems.daunet import DAUNet
+from models.systems.fsgnet import FSGNet
 from models.systems.herseg import HerSeg
 from models.systems.medusa import MedusaSegmenter
 from models.systems.msa import MultiScaleGuidedAttention
@@ -21,6 +22,7 @@ from models.systems.wau_unet import WAUUNet
 SYSTEMS: dict[str, type[Segmenter]] = {
     "agunet": AGUNet,
     "daunet": DAUNet,
+    "fsgnet": FSGNet,
     "herseg": HerSeg,
     "medusa": MedusaSegmenter,
     "msa": MultiScaleGuidedAttention,
