@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from datamodules.classes import IGNORE
+from datamodules.watershed import RandWatershedShiftd
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Augmentation:
         brightness: largest shift of all intensities, in units of the normalised image.
         contrast: largest relative change of the distance from the mean.
         gamma: largest exponent (its inverse is the smallest); 1 switches it off.
-        intensity: probability of each of noise, blur, brightness, contrast and gamma.
+        watershed: largest shift of the intensities of each segment that a watershed finds, in units of the normalised
+            image.
+        intensity: probability of each of noise, blur, brightness, contrast, gamma and watershed.
     """
 
     affine: float = 0.5
@@ -47,6 +50,7 @@ class Augmentation:
     brightness: float = 0.1
     contrast: float = 0.25
     gamma: float = 1.5
+    watershed: float = 0.0
     intensity: float = 0.15
 
     def transforms(self, size: Sequence[int]) -> list[mt.Transform]:
@@ -82,6 +86,8 @@ class Augmentation:
             chain.append(
                 mt.RandAdjustContrastd("image", prob=p, gamma=(1 / self.gamma, self.gamma), retain_stats=True)
             )
+        if self.watershed > 0:
+            chain.append(RandWatershedShiftd("image", offsets=self.watershed, prob=p))
         return chain
 
 

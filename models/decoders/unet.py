@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -54,7 +55,11 @@ class UNetDecoder(Decoder):
         upsampling: transposed or linear.
         norm: instance, batch, group or none.
         activation: leaky_relu, relu, gelu or silu.
+
+    A subclass may change ``block``, of which stages are made, and how a map comes to the next finer grid.
     """
+
+    block: ClassVar[type[nn.Module]] = ConvBlock
 
     def __init__(
         self,
@@ -99,8 +104,8 @@ class UNetDecoder(Decoder):
                 self.fusions.append(joined)
                 self.skips.append(nn.Sequential())
                 channels = joined.out_channels
-            first_block = ConvBlock(ndim, channels, width, 3, 1, norm, activation)
-            rest = (ConvBlock(ndim, width, width, 3, 1, norm, activation) for _ in range(blocks - 1))
+            first_block = self.block(ndim, channels, width, 3, 1, norm, activation)
+            rest = (self.block(ndim, width, width, 3, 1, norm, activation) for _ in range(blocks - 1))
             self.stages.append(nn.Sequential(first_block, *rest))
 
     def append(self, level: int, block: nn.Module) -> None:
@@ -115,6 +120,10 @@ class UNetDecoder(Decoder):
         assert isinstance(skip, nn.Sequential)
         skip.append(block)
 
+    def _upsample(self, stage: int, x: Tensor, skip: Tensor) -> Tensor:
+        """``x`` at the grid of the skip that it is fused with: ``(B, widths[stage], *S)``."""
+        return self.upsamples[stage](x, skip.shape[2:])
+
     def forward(
         self, features: Sequence[Tensor], size: Sequence[int], prompts: Prompts | None = None
     ) -> list[Tensor]:
@@ -126,8 +135,8 @@ class UNetDecoder(Decoder):
             if level < 0:
                 x = self.upsamples[stage](x, size)
             else:
-                x = self.upsamples[stage](x, features[level].shape[2:])
-                x = self.fusions[level](x, self.skips[level](features[level]))
+                skip = self.skips[level](features[level])
+                x = self.fusions[level](self._upsample(stage, x, skip), skip)
             x = self.stages[stage](x)
             maps.insert(0, x)
         return maps

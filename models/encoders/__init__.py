@@ -7,7 +7,7 @@ from models.encoders.croma import CromaEncoder
 from models.encoders.monai import MonaiEncoder
 from models.encoders.plain import PlainEncoder
 from models.encoders.pyramid import PyramidEncoder
-from models.encoders.residual import ResidualEncoder
+from models.encoders.residual import PreactivationEncoder, ResidualEncoder
 from models.encoders.timm import TimmEncoder
 from models.encoders.vit import ViTEncoder
 from models.interfaces import Encoder
@@ -19,6 +19,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "croma": CromaEncoder,
     "monai": MonaiEncoder,
     "plain": PlainEncoder,
+    "preactivation": PreactivationEncoder,
     "pyramid": PyramidEncoder,
     "residual": ResidualEncoder,
     "timm": TimmEncoder,
@@ -33,6 +34,7 @@ __all__ = [
     "CromaEncoder",
     "MonaiEncoder",
     "PlainEncoder",
+    "PreactivationEncoder",
     "PyramidEncoder",
     "ResidualEncoder",
     "TimmEncoder",

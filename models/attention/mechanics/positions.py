@@ -29,24 +29,33 @@ def distances(size: Sequence[int], device: torch.device | None = None) -> Tensor
 class RelativeBias(nn.Module):
     """A learnt number per head for every offset between a query and a key of a window (Swin, arXiv 2103.14030).
 
-    Parameters: ``heads * prod(window + keys - 1)``.
+    Parameters: ``heads * prod(window + (keys - 1) * step)``.
 
     Args:
         heads: number of heads.
         window: positions per axis of the queries' window.
         keys: positions per axis of the keys' window, which has the same centre; ``window`` when not given.
+        step: how far keys lie apart, in positions of the queries, where they stand on a coarser grid; 1 when not given.
     """
 
     index: Tensor
 
-    def __init__(self, heads: int, window: Sequence[int], keys: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        heads: int,
+        window: Sequence[int],
+        keys: Sequence[int] | None = None,
+        step: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         keys = window if keys is None else keys
-        extent = [w + k - 1 for w, k in zip(window, keys, strict=True)]
+        step = [1] * len(window) if step is None else step
+        extent = [w + (k - 1) * s for w, k, s in zip(window, keys, step, strict=True)]
         self.table = nn.Parameter(torch.empty(heads, math.prod(extent)))
         nn.init.trunc_normal_(self.table, std=0.02)
         # From 0 for the first key seen from the last query to extent - 1 for the last key from the first.
-        offset = grid(keys).unsqueeze(0) - grid(window).unsqueeze(1) + torch.tensor(window) - 1
+        apart = grid(keys) * torch.tensor(step)
+        offset = apart.unsqueeze(0) - grid(window).unsqueeze(1) + torch.tensor(window) - 1
         index = torch.zeros(offset.shape[:2])
         for axis, n in enumerate(extent):
             index = index * n + offset[..., axis]
