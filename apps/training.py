@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -66,6 +69,24 @@ class DelineateCLI(LightningCLI):
                 "here; leave it out for float32",
                 stacklevel=2,
             )
+
+
+def data_of(recipe: str | Path, arguments: Sequence[str] = ()) -> SegmentationData:
+    """The data of a recipe alone, without network and trainer.
+
+    Args:
+        recipe: its file.
+        arguments: those of ``fit`` that begin with ``--data.``; others are passed over.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(SegmentationData, "data")
+    stated = yaml.safe_load(Path(recipe).read_text("utf-8"))["data"]
+    pairs = zip(arguments[::2], arguments[1::2], strict=True)
+    own = [f"{name}={value}" for name, value in pairs if name.startswith("--data.")]
+    return parser.instantiate(parser.parse_args([f"--data={json.dumps(stated)}", *own])).data
 
 
 def default_precision() -> str:

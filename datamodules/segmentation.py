@@ -220,7 +220,11 @@ class SegmentationData(lightning.LightningDataModule):
         return self._whole("test")
 
     def _whole(self, split: str) -> DataLoader[Sample]:
-        return self._loader(WholeCases(self._cache(), self.cases(split)), batch_size=1)
+        return self._loader(self.whole(split), batch_size=1)
+
+    def whole(self, split: str) -> WholeCases:
+        """The prepared cases of a split as they are: no patches, no random changes."""
+        return WholeCases(self._cache(), self.cases(split))
 
     def _loader(
         self, dataset: Any, batch_size: int, sampler: Any = None, drop_last: bool = False
