@@ -61,6 +61,7 @@ class DiceCE(SegmentationLoss):
         batch: sum over the whole batch before dividing, which is steadier for small structures.
         smooth: added to numerator and denominator.
         background: whether the first of exclusive classes counts in the Dice term.
+        squared: the Dice term's denominator sums squares, as in :class:`SquaredDice`.
     """
 
     def __init__(
@@ -70,12 +71,15 @@ class DiceCE(SegmentationLoss):
         batch: bool = True,
         smooth: float = 1e-5,
         background: bool = False,
+        squared: bool = False,
     ) -> None:
         super().__init__()
         self.dice_weight = dice
         self.ce_weight = ce
         self.background = background
-        self.dice = DiceLoss(include_background=True, batch=batch, smooth_nr=smooth, smooth_dr=smooth)
+        self.dice = DiceLoss(
+            include_background=True, batch=batch, squared_pred=squared, smooth_nr=smooth, smooth_dr=smooth
+        )
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """``(B, K, *S), (B, *S) or (B, K, *S) -> ()``."""
@@ -338,11 +342,12 @@ def deep_supervision(
     """
     total = torch.zeros((), device=mask.device)
     for i, level in enumerate(logits):
-        total = total + shrink**i * loss(level, _nearest(mask, level.shape[2:]))
+        total = total + shrink**i * loss(level, nearest_mask(mask, level.shape[2:]))
     return total / sum(shrink**i for i in range(len(logits)))
 
 
-def _nearest(mask: Tensor, size: torch.Size) -> Tensor:
+def nearest_mask(mask: Tensor, size: torch.Size) -> Tensor:
+    """``(B, *S)`` or ``(B, K, *S)`` -> the same at ``size``: of each position the nearest, so labels stay labels."""
     exclusive = mask.ndim == len(size) + 1
     spatial = mask.shape[1:] if exclusive else mask.shape[2:]
     if spatial == size:

@@ -7,6 +7,7 @@ Each class has the presets ``paper`` (the published numbers) and ``tiny`` (train
 from models.encoder_decoder import EncoderDecoder
 from models.interfaces import Segmenter
 from models.systems.agunet import AGUNet
+from models.systems.connnet import ConnNet
 from models.systems.daunet import DAUNet
 from models.systems.fsgnet import FSGNet
 from models.systems.herseg import HerSeg
@@ -21,6 +22,7 @@ from models.systems.wau_unet import WAUUNet
 
 SYSTEMS: dict[str, type[Segmenter]] = {
     "agunet": AGUNet,
+    "connnet": ConnNet,
     "daunet": DAUNet,
     "fsgnet": FSGNet,
     "herseg": HerSeg,
