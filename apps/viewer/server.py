@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.viewer import options as options_of_process
+from apps.viewer.answers import keep_answers
 from apps.viewer.options import Options
 from apps.viewer.session.data_root import DataRoot
 from apps.viewer.session.models import entries
@@ -95,6 +96,7 @@ def serve(
         threading.Thread(target=_open_when_ready, args=(url, shown, chosen), daemon=True).start()
     flags = settings(chosen, address, base, options.upload_mb, origins)
     ask_nobody()
+    keep_answers()
     bootstrap.load_config_options(flags)
     bootstrap.run(str(SCRIPT), False, [], flags)
 

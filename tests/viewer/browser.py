@@ -145,14 +145,19 @@ class Browser:
     problems: list[str] = field(default_factory=list)
 
     def settled(self) -> None:
-        """Until the page has no work under way."""
-        self.page.wait_for_timeout(250)
-        self.page.wait_for_function(
-            "() => !document.querySelector('[data-testid=stStatusWidget]')"
+        """Until the page has no work under way: twice in a row, since one run may begin another."""
+        idle = (
+            "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
+            " && !document.querySelector('[aria-busy=true]')"
             " && !document.querySelector('[data-testid=stSpinner]')"
-            " && !document.querySelector('[data-testid=stSkeleton]')",
-            timeout=_SECONDS * 1000,
+            " && !document.querySelector('[data-testid=stSkeleton]')"
         )
+        end = time.monotonic() + _SECONDS
+        quiet = 0
+        while quiet < 2:
+            assert time.monotonic() < end, "the page has not come to rest"
+            self.page.wait_for_timeout(200)
+            quiet = quiet + 1 if self.page.evaluate(idle) else 0
 
     def press(self, name: str) -> None:
         """Press the button of this name, and wait."""

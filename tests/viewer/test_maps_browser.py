@@ -76,8 +76,10 @@ def test_the_satellite_sample_is_seen_zoomed_predicted_and_saved(viewer: Server,
         page.mouse.down()
         page.mouse.move(frame["x"] + at[0] - 90, frame["y"] + at[1] + 41, steps=4)
         page.mouse.up()
+        still(window)
         np.testing.assert_allclose(place(window)[:2], (x + 90 / scale, y - 40 / scale), atol=2 / scale)
         page.locator(".screen").press("-")
+        still(window)
         assert place(window)[2] < scale
         page.locator(".screen").press("0")
         still(window)

@@ -34,7 +34,6 @@ def click(window: Browser, row: int, column: int, **more: Any) -> None:
     x = frame["x"] + frame["width"] / 2 + (column + 0.5 - SIDE / 2) * scale
     y = frame["y"] + frame["height"] / 2 + (row + 0.5 - SIDE / 2) * scale
     window.page.mouse.click(x, y, **more)
-    window.page.wait_for_timeout(600)
     window.settled()
 
 

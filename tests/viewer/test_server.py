@@ -9,6 +9,7 @@ import pytest
 
 from apps.cli import build_parser, main
 from apps.viewer import server
+from apps.viewer.answers import keep_answers
 from datamodules.errors import DataError
 
 
@@ -41,6 +42,31 @@ def test_nobody_is_asked_for_the_address_of_this_machine(monkeypatch: pytest.Mon
     monkeypatch.setattr(net_util, "_make_blocking_http_get", asked)
     server.ask_nobody()
     assert not server_util.is_url_from_allowed_origins("http://elsewhere.example")
+
+
+def test_a_download_is_answered_though_the_page_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("streamlit")
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+    from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
+
+    monkeypatch.setattr(ForwardMsgQueue, "clear", ForwardMsgQueue.clear)  # as it was, afterwards
+    keep_answers()
+    keep_answers()  # a second time changes nothing
+    answer, delta, finished = ForwardMsg(), ForwardMsg(), ForwardMsg()
+    answer.backend_operation_response.request_id = "file"
+    delta.delta.new_element.text.body = "old"
+    finished.script_finished = ForwardMsg.FINISHED_SUCCESSFULLY
+    queue = ForwardMsgQueue()
+    for fragments in (None, ["a fragment"]):
+        for message in (finished, answer, delta):
+            queue.enqueue(message)
+        queue.clear(True, fragments) if fragments is None else queue.clear(
+            retain_lifecycle_msgs=True, fragment_ids_this_run=fragments
+        )
+        sent = queue.flush()
+        assert sum(message is answer for message in sent) == 1
+        assert (delta in sent) is (fragments is not None)
+        assert queue.is_empty()
 
 
 def test_a_port_that_is_taken() -> None:

@@ -19,6 +19,7 @@ from apps.viewer.views.volume import ASKED, Asked
 
 PANEL, _PART, _MASK = "prompt", "prompting", "prompting mask"
 _MASK_SUFFIX = {"volume": ".nii.gz", "picture": ".png"}
+_MEDIA = {".nii.gz": "application/gzip", ".png": "image/png"}
 _ADD, _TAKE = "Belongs to it", "Does not"
 
 
@@ -261,6 +262,7 @@ def _save(current: Session, work: Prompting) -> None:
                 "Mask of the objects",
                 lambda: _mask_file(current, work, suffix),
                 file_name=f"{opened.stem}.objects{suffix}",
+                mime=_MEDIA[suffix],
                 disabled=not some,
                 on_click="ignore",
                 icon=":material/download:",

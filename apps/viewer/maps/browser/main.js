@@ -29,6 +29,7 @@ class Ui {
       this.drafts = this.drafts.filter((d) => (d.serial || Infinity) > header.told);
     }
     this.untold = this.untold.filter((event) => event.serial > header.told);
+    this.box.setAttribute("aria-busy", String(this.untold.length > 0));
     this.stage.style.height = `${header.height}px`;
     if (JSON.stringify(before?.legend) !== JSON.stringify(header.legend)) fillLegend(this);
     if (before?.versions.image !== header.versions.image) fillAbout(this);
@@ -106,6 +107,7 @@ class Ui {
   // Until Python says that it has them.
   flush() {
     clearTimeout(this.retry);
+    this.box.setAttribute("aria-busy", String(this.untold.length > 0));
     if (!this.untold.length) return;
     this.send("event", this.untold);
     this.retry = setTimeout(() => this.flush(), PATIENCE);

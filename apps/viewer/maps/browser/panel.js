@@ -27,6 +27,7 @@ function button(name, label, hint, action, words = true) {
 }
 
 function field(text, control) {
+  control.setAttribute("aria-label", text); // else the options of a list count as its name, for some readers
   return put(make("label", "field"), make("span", "name", { text }), control);
 }
 

@@ -34,6 +34,7 @@ class Ui {
       this.drafts = this.drafts.filter((d) => (d.serial || Infinity) > header.told);
     }
     this.untold = this.untold.filter((event) => event.serial > header.told);
+    this.box.setAttribute("aria-busy", String(this.untold.length > 0));
     this.radius = header.radius;
     this.labelColour = header.label_colour;
     this.build();
@@ -149,6 +150,7 @@ class Ui {
   // Until Python says that it has them.
   flush() {
     clearTimeout(this.retry);
+    this.box.setAttribute("aria-busy", String(this.untold.length > 0));
     if (!this.untold.length) return;
     this.send("event", this.untold);
     this.retry = setTimeout(() => this.flush(), PATIENCE);
