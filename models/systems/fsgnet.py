@@ -42,36 +42,33 @@ class _PreActivated(nn.Module):
         return self.branch(x) + self.shortcut(x)
 
 
-class _GuidedStep(nn.Module):
-    """One step of the decoder, from the map y at half the size to one of half the channels at the skip's size.
+class _PlainStep(nn.Module):
+    """A step of the decoder without a guide: y is resized and refined, and the skip is not looked at."""
 
-    The guide is made of the skip and of the guide before; where the filter is left out, y is resized and added to it.
-    """
+    def __init__(self, ndim: int, channels: int) -> None:
+        super().__init__()
+        self.refine = _PreActivated(ndim, channels, channels // 2)
+
+    def forward(self, skip: Tensor, before: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As of :class:`_GuidedStep`."""
+        return self.refine(resize(y, skip.shape[2:])), before
+
+
+class _GuidedStep(nn.Module):
+    """A step of the decoder: the map y is filtered to the skip's size, guided by the skip and the guide before."""
 
     def __init__(
-        self,
-        ndim: int,
-        channels: int,
-        guide_channels: int,
-        filtered: bool,
-        normaliser: str,
-        radius: int,
-        eps: float,
+        self, ndim: int, channels: int, guide_channels: int, radius: int, eps: float, normaliser: str
     ) -> None:
         super().__init__()
         self.guide = ConvBlock(ndim, channels + guide_channels, channels, 1, 1, "batch", "relu")
-        self.gate = (
-            AttentionGate(channels, channels, ndim, "batch", inter_channels=channels) if filtered else None
-        )
+        self.gate = AttentionGate(channels, channels, ndim, "batch", inter_channels=channels)
         self.refine = _PreActivated(ndim, channels, channels // 2)
-        self.normaliser, self.radius, self.eps = normaliser, radius, eps
+        self.radius, self.eps, self.normaliser = radius, eps, normaliser
 
     def forward(self, skip: Tensor, before: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The skip, the guide before and y -> this step's map and its guide."""
-        size = skip.shape[2:]
-        guide = self.guide(torch.cat([skip, resize(before, size)], 1))
-        if self.gate is None:
-            return self.refine(guide + resize(y, size)), guide
+        """The skip, the guide before and y at half the size -> a map of half the channels, and this step's guide."""
+        guide = self.guide(torch.cat([skip, resize(before, skip.shape[2:])], 1))
         small = resize(guide, y.shape[2:])
         weights = self.gate.weights(y, small)
         y = weighted_guided_filter(small, y, guide, weights, self.radius, self.eps, self.normaliser)
@@ -105,9 +102,9 @@ class FSGNet(Segmenter):
     ``shrink: 1`` in the task. The code resizes those maps before their heads; a head is a 1x1 convolution, so that
     resizing its output is the same and takes less.
 
-    The released configuration trains a variant without the filters (``guided: false`` is our ablation: the map is resized
-    and added to the guide; whether that is how the released variant joins them is not verified). Resizing here aligns pixels' areas
-    (``align_corners=False``), there corners. Convolutions in front of a batch norm have no bias here.
+    The released configuration trains a variant without filters, skips and g: ``y = refine(up(y))``, which is
+    ``guided: false`` here. Resizing here aligns pixels' areas (``align_corners=False``), there corners. Convolutions in
+    front of a batch norm have no bias here.
 
     Images of any size: their edges are repeated to multiples of 8, and the logits are cropped. (The released code wants
     multiples of 8 and at least 48 x 48.)
@@ -121,7 +118,7 @@ class FSGNet(Segmenter):
         kernel: of the blocks and of the first convolutions, odd.
         layer_scale: first value of the blocks' scales.
         drop: probability of the blocks' DropBlock, of 7 x 7.
-        guided: the filters; False for ablation.
+        guided: False leaves out the filters, the skips and g, for ablation.
         normaliser: of the filters' weights: image, batch or window.
         radius: of the filters' boxes.
         eps: of the filters.
@@ -190,11 +187,13 @@ class FSGNet(Segmenter):
         self.first_shortcut = seen(c, kernel)
         self.down = nn.ModuleList(halving(2**i * c, depths[i]) for i in (1, 2, 3))
         self.scales = nn.ModuleList(seen(2**i * c, 3) for i in range(3))
-        self.gate = SpatialGate(ndim, 7, norm=False)
+        self.gate = SpatialGate(ndim, 7, norm=False) if guided else None
         # Channels of skip and y, and of the guide before, coarse to fine.
         widths = [(8 * c, 8 * c), (4 * c, 8 * c), (2 * c, 4 * c)]
         self.steps = nn.ModuleList(
-            _GuidedStep(ndim, channels, before, guided, normaliser, radius, eps)
+            _GuidedStep(ndim, channels, before, radius, eps, normaliser)
+            if guided
+            else _PlainStep(ndim, channels)
             for channels, before in widths
         )
         maps = foreground_maps(num_classes, background)
@@ -210,13 +209,13 @@ class FSGNet(Segmenter):
             seen = resize(image, [n // 2**level for n in image.shape[2:]])
             maps.append(torch.cat([scale(seen), x], 1))
             x = down(maps[-1])
-        return [*maps, x * self.gate(x)]
+        return [*maps, x if self.gate is None else x * self.gate(x)]
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """Maps of an image of ``size`` -> logits; in training also those of the two coarser steps, at that size."""
         *skips, y = features
         guide = y
-        made = []
+        made: list[Tensor] = []
         for step, skip in zip(self.steps, reversed(skips), strict=True):
             y, guide = step(skip, guide, y)
             made.insert(0, y)
