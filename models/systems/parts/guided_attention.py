@@ -23,7 +23,7 @@ class SemanticAutoEncoder(nn.Module):
     Each level has two convolutions of 3 with norm and relu; down by the largest of 2 positions per axis, up by a transposed
     convolution. A grid that does not halve evenly is rounded up, and cropped on the way back.
 
-    Parameters in 2D with batch norm: ``(18 + 36 + 72 + 144 + 72 + 36 + 16 + 18 + 9 + 4) C^2 + 33 C``.
+    Parameters in 2D with batch norm: ``(18 + 36 + 72 + 144 + 72 + 36 + 16 + 18 + 9 + 4) C^2 + 39 C``.
 
     Args:
         channels: C.
