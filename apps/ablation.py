@@ -1,4 +1,4 @@
-"""Trainings that differ in their attention alone, several at a time; the ones that are done are not repeated."""
+"""Trainings that differ in one thing alone, several at a time; the ones that are done are not repeated."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ import torch
 import yaml
 
 from apps.cli import said_by_us
+from apps.verbs.recipes import path_of
 from datamodules.atomic import write_text
+from tasks.ablation.cases import load_cases
 from tasks.ablation.cost import measure
 from tasks.ablation.entries import NONE, Entry
+from tasks.ablation.networks import NetworkEntry
 from tasks.ablation.results import Ablation, DatasetResult, EntryResult
 from tasks.model_file import load_model
 
 DONE_FILE = "done.json"
+CASES_FILE = "cases.json"
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,23 @@ class Dataset:
         """The recipe's name, whether it was given by name or as a file."""
         return Path(self.recipe).stem
 
+    @property
+    def file(self) -> Path:
+        """The recipe's file."""
+        return path_of(self.recipe) or Path(self.recipe)
+
 
 @dataclass(frozen=True)
 class Job:
     """One training."""
 
     dataset: Dataset
-    entry: Entry
+    entry: Entry | NetworkEntry
     seed: int
     folder: str
     overrides: tuple[str, ...]
+    # Whether every test case is measured, not only their mean.
+    by_case: bool = False
 
     @property
     def run(self) -> Path:
@@ -59,15 +70,11 @@ class Job:
     @property
     def arguments(self) -> list[str]:
         """The arguments of ``fit``."""
-        attention = self.entry.attention
         return [
             *("-q", "-c", self.dataset.recipe, "--data.root", self.dataset.root),
             *("--trainer.default_root_dir", str(self.run)),
             *("--seed_everything", str(self.seed)),
-            *(
-                "--model.network.attention",
-                attention if isinstance(attention, str) else json.dumps(attention),
-            ),
+            *self.entry.arguments,
             *self.overrides,
         ]
 
@@ -82,15 +89,16 @@ class Job:
 
 def jobs(
     datasets: Iterable[Dataset],
-    entries: Sequence[Entry],
+    entries: Sequence[Entry | NetworkEntry],
     seeds: Iterable[int],
     folder: Path,
     overrides: Sequence[str],
+    by_case: bool = False,
 ) -> list[Job]:
     """All trainings, seeds outermost: whoever stops early has whole rounds."""
     datasets = list(datasets)
     return [
-        Job(dataset, entry, seed, str(folder), tuple(overrides))
+        Job(dataset, entry, seed, str(folder), tuple(overrides), by_case)
         for seed in seeds
         for dataset in datasets
         for entry in entries
@@ -141,39 +149,47 @@ def train(job: Job) -> str | None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # The scores are in its files.
             run("fit", job.arguments)
+        seconds = time.perf_counter() - start
+        if job.by_case:
+            from apps.measuring import measure_run
+
+            measure_run(job)
     except Exception as error:
         said = said_by_us(error) or f"unexpected {type(error).__name__}: {error}"
         return " ".join(str(said).split())
-    done = {"arguments": job.arguments, "seconds": time.perf_counter() - start}
+    done = {"arguments": job.arguments, "seconds": seconds}
     write_text(job.run / DONE_FILE, json.dumps(done, indent=1))
     return None
 
 
-def collect(done: Sequence[Job], command: str, overrides: Sequence[str]) -> Ablation:
+def collect(done: Sequence[Job], command: str, overrides: Sequence[str], reference: str = NONE) -> Ablation:
     """Scores of the trainings that are done, and the costs of their networks.
 
-    A dataset without a finished ``none`` is left out: there is nothing to compare with.
+    A dataset without a finished ``reference`` is left out: there is nothing to compare with.
     """
     ablation = Ablation(command, list(overrides), _machine())
     done = [job for job in done if job.seconds() is not None]
     for dataset in dict.fromkeys(job.dataset for job in done):
         own = [job for job in done if job.dataset == dataset]
-        if any(job.entry.label == NONE for job in own):
-            ablation.datasets[dataset.name] = _collect_one(dataset, own)
+        if any(job.entry.label == reference for job in own):
+            ablation.datasets[dataset.name] = _collect_one(dataset, own, reference)
     return ablation
 
 
-def _collect_one(dataset: Dataset, done: Sequence[Job]) -> DatasetResult:
+def _collect_one(dataset: Dataset, done: Sequence[Job], reference: str) -> DatasetResult:
     first = {job.entry.label: job for job in reversed(done)}
-    loaded = {label: load_model(job.run / "model.safetensors") for label, job in first.items()}
-    description = loaded[NONE][1]
+    loaded = {
+        label: load_model(job.run / "model.safetensors", trust=job.entry.foreign)
+        for label, job in first.items()
+    }
+    description = loaded[reference][1]
     size = [description.patch.size[axis] for axis in description.patch.axes]
-    costs = measure({label: network for label, (network, _) in loaded.items()}, NONE, size)
-    run = first[NONE].run
+    costs = measure({label: network for label, (network, _) in loaded.items()}, reference, size)
+    run = first[reference].run
     with (run / "test_cases.csv").open(encoding="utf-8", newline="") as stream:
         test_cases = sum(1 for _ in csv.reader(stream)) - 1
     steps, batch = _budget(run)
-    result = DatasetResult(dataset.name, size, loaded[NONE][0].in_channels, steps, batch, test_cases)
+    result = DatasetResult(dataset.name, size, loaded[reference][0].in_channels, steps, batch, test_cases)
     labels = list(dict.fromkeys(job.entry.label for job in done))
     for label in labels:
         own = [job for job in done if job.entry.label == label]
@@ -184,6 +200,7 @@ def _collect_one(dataset: Dataset, done: Sequence[Job]) -> DatasetResult:
             },
             seconds={job.seed: job.seconds() or 0.0 for job in own},
             cost=costs[label],
+            cases={job.seed: load_cases(job.run / CASES_FILE) for job in own if job.by_case},
         )
     return result
 

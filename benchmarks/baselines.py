@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from apps.measuring import BASELINES
 from apps.training import data_of
 from apps.verbs.recipes import path_of
-from tasks.ablation.baselines import fit_constant, fit_threshold
 from tasks.ablation.cases import interval, score_all
-
-BASELINES = {"constant": fit_constant, "threshold": fit_threshold}
 
 
 def measure(recipe: str, root: str, settings: list[str]) -> dict[str, tuple[float, float, float]]:

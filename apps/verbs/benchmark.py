@@ -1,4 +1,4 @@
-"""``delineate benchmark``: what parts of a network cost and gain, on one's own data."""
+"""``delineate benchmark``: what parts of a network, or whole networks, cost and gain, on one's own data."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apps.ablation import Dataset
+    from apps.ablation import Dataset, Job
     from tasks.ablation.entries import Entry
-    from tasks.ablation.results import Ablation
+    from tasks.ablation.networks import NetworkEntry
 
-HELP = "compare attention blocks under one recipe, data and budget"
+HELP = "compare attention blocks, or the systems of papers, under one recipe, data and budget"
 
 # Blocks that reweight or mix at a price that every stage of a small network can pay.
 BLOCKS = (
@@ -38,49 +38,149 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     attention.add_argument(
         "--blocks", nargs="+", default=list(BLOCKS), metavar="BLOCK", help=f"default: {' '.join(BLOCKS)}"
     )
-    attention.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: 3)")
-    attention.add_argument(
+    _add_shared(attention, "runs/ablation")
+    systems = kinds.add_parser(
+        "systems",
+        help="train a recipe once per network of a paper and seed; table, chart and page",
+        description="Trains each RECIPE once per network and seed, with the same data, loss, seeds and number of steps: "
+        "the tiny preset of every system (models.SYSTEMS), and networks of other libraries where they are installed. "
+        "Compares them with unet, with a constant answer and with a threshold: Dice, IoU and HD95 with intervals, "
+        "parameters, operations, memory, time. Trainings that are there are not repeated.",
+    )
+    systems.add_argument("datasets", nargs="+", metavar="RECIPE=FOLDER")
+    systems.add_argument(
+        "--systems", nargs="+", metavar="NAME", help="default: all that exist for the recipe's number of axes"
+    )
+    _add_shared(systems, "runs/systems")
+
+
+def _add_shared(parser: argparse.ArgumentParser, output: str) -> None:
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each (default: 3)")
+    parser.add_argument(
         "--epochs",
         type=int,
         metavar="N",
         help="length of each training, schedule included (default: the recipe's)",
     )
-    attention.add_argument(
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="SETTING=VALUE",
         help="change a setting of every training, e.g. --set data.patches_per_epoch=320; may be repeated",
     )
-    attention.add_argument(
+    parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="trainings at a time (default: 1)"
     )
-    attention.add_argument(
-        "-o", "--output", default="runs/ablation", metavar="FOLDER", help="default: runs/ablation"
-    )
-    attention.add_argument(
+    parser.add_argument("-o", "--output", default=output, metavar="FOLDER", help=f"default: {output}")
+    parser.add_argument(
         "--page",
         metavar="FILE.md",
         help="write the page here, its chart and numbers beside it (default: in the output)",
     )
-    attention.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, compare, write the page; 1 where some trainings failed, 2 where nothing can be compared."""
+    from apps.ablation import Dataset
+
+    datasets = [Dataset(*_pair(text)) for text in args.datasets]
+    overrides = [*_length(args.epochs), *(word for text in args.set for word in _setting(text))]
+    return (
+        _attention(args, datasets, overrides)
+        if args.kind == "attention"
+        else _systems(args, datasets, overrides)
+    )
+
+
+def _attention(args: argparse.Namespace, datasets: list[Dataset], overrides: list[str]) -> int:
+    from apps.ablation import collect, jobs
+    from tasks.ablation.entries import NONE, Entry
+    from tasks.ablation.page import findings, table, write_page
+
+    entries = [Entry.read(label) for label in dict.fromkeys([NONE, *args.blocks])]
+    _check(entries)
+    folder = Path(args.output)
+    todo = jobs(datasets, entries, range(args.seeds), folder, overrides)
+    failed = _train(args, todo)
+    chosen = ["--blocks", *args.blocks] if args.blocks != list(BLOCKS) else []
+    ablation = collect(todo, _shown(args, datasets, chosen), overrides)
+    if not ablation.datasets:
+        print(
+            "delineate: no training without attention was finished: nothing to compare with", file=sys.stderr
+        )
+        return 2
+    page = Path(args.page) if args.page else folder / "attention.md"
+    ablation.save(page.with_suffix(".json"))
+    write_page(ablation, page)
+    _show({name: table(d) for name, d in ablation.datasets.items()}, findings(ablation), page)
+    return 1 if failed else 0
+
+
+def _systems(args: argparse.Namespace, datasets: list[Dataset], overrides: list[str]) -> int:
+    from apps.ablation import collect, jobs
+    from apps.measuring import measure_baselines
+    from tasks.ablation.networks import REFERENCE
+    from tasks.ablation.networks_page import findings, table, write_page
+
+    folder = Path(args.output)
+    todo: list[Job] = []
+    left_out: list[str] = []
+    for dataset in datasets:
+        entries, missing = _networks(args.systems, dataset, overrides)
+        todo += jobs([dataset], entries, range(args.seeds), folder, overrides, by_case=True)
+        left_out += [line for line in missing if line not in left_out]
+    # Seeds outermost: whoever stops early has whole rounds.
+    todo.sort(key=lambda job: job.seed)
+    failed = _train(args, todo)
+    chosen = ["--systems", *args.systems] if args.systems else []
+    ablation = collect(todo, _shown(args, datasets, chosen), overrides, REFERENCE)
+    if not ablation.datasets:
+        print(f"delineate: no training of {REFERENCE} was finished: nothing to compare with", file=sys.stderr)
+        return 2
+    for dataset in datasets:
+        if dataset.name in ablation.datasets:
+            ablation.datasets[dataset.name].baselines = measure_baselines(dataset, tuple(overrides))
+    broken = {f"{job.entry.label}, seed {job.seed}: its training failed ({error})" for job, error in failed}
+    ablation.left_out = left_out + sorted(broken)
+    page = Path(args.page) if args.page else folder / "systems.md"
+    ablation.save(page.with_suffix(".json"))
+    write_page(ablation, page)
+    _show({name: table(d) for name, d in ablation.datasets.items()}, findings(ablation), page)
+    return 1 if failed else 0
+
+
+def _networks(
+    asked: Sequence[str] | None, dataset: Dataset, overrides: Sequence[str]
+) -> tuple[list[NetworkEntry], list[str]]:
+    """Those that are asked for, and why some of all are left out; what is asked for by name must be there."""
+    from apps.training import data_of
+    from apps.verbs.recipes import path_of
+    from tasks.ablation.entries import EntryError
+    from tasks.ablation.networks import PEERS, REFERENCE, check_names, known, peer, system
+
+    check_names(asked or [])
+    ndim = data_of(dataset.file, ["--data.root", dataset.root, *overrides]).ndim
+    entries, left_out = [], []
+    for name in dict.fromkeys([REFERENCE, *(asked or known())]):
+        try:
+            own = None if name == REFERENCE else path_of(name)
+            entries.append(peer(name, ndim) if name in PEERS else system(name, ndim, own))
+        except EntryError as error:
+            if asked:
+                raise
+            left_out.append(f"{error}.")
+    return entries, left_out
+
+
+def _train(args: argparse.Namespace, todo: Sequence[Job]) -> list[tuple[Job, str]]:
+    """Train what is not done, with a bar; those that failed, with a sentence each."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from apps.ablation import Dataset, Job, collect, jobs, train_all
-    from tasks.ablation.entries import NONE, Entry
-    from tasks.ablation.page import write_page
+    from apps.ablation import train_all
 
-    datasets = [Dataset(*_pair(text)) for text in args.datasets]
-    entries = [Entry.read(label) for label in dict.fromkeys([NONE, *args.blocks])]
-    _check(entries)
-    overrides = [*_length(args.epochs), *(word for text in args.set for word in _setting(text))]
-    folder = Path(args.output)
-    todo = jobs(datasets, entries, range(args.seeds), folder, overrides)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=args.quiet) as progress:
@@ -95,18 +195,7 @@ def run(args: argparse.Namespace) -> int:
                     f"{job.dataset.recipe}, {job.entry.label}, seed {job.seed}: {error}", style="red"
                 )
 
-        failed = train_all(todo, args.workers, told)
-    ablation = collect(todo, _shown(args, datasets), overrides)
-    if not ablation.datasets:
-        print(
-            "delineate: no training without attention was finished: nothing to compare with", file=sys.stderr
-        )
-        return 2
-    page = Path(args.page) if args.page else folder / "attention.md"
-    ablation.save(page.with_suffix(".json"))
-    write_page(ablation, page)
-    _show(ablation, page)
-    return 1 if failed else 0
+        return train_all(todo, args.workers, told)
 
 
 _SMALL: dict[str, Any] = {"name": "residual", "widths": [32, 32, 32, 32, 32]}
@@ -145,34 +234,30 @@ def _length(epochs: int | None) -> list[str]:
     return [word for setting in settings for word in (f"--{setting}", str(epochs))]
 
 
-def _shown(args: argparse.Namespace, datasets: Sequence[Dataset]) -> str:
+def _shown(args: argparse.Namespace, datasets: Sequence[Dataset], chosen: Sequence[str]) -> str:
     """The command that finds the same, with folders reduced to their names: the page may be published."""
-    words = ["delineate", "benchmark", "attention"]
+    words = ["delineate", "benchmark", args.kind]
     for d in datasets:
         recipe = d.name if Path(d.recipe).is_absolute() else d.recipe
         words.append(f"{recipe}={Path(d.root).resolve().name}")
-    words += ["--blocks", *args.blocks] if args.blocks != list(BLOCKS) else []
-    words += ["--seeds", str(args.seeds)]
+    words += [*chosen, "--seeds", str(args.seeds)]
     words += ["--epochs", str(args.epochs)] if args.epochs is not None else []
     words += [word for setting in args.set for word in ("--set", setting)]
     return shlex.join(words)
 
 
-def _show(ablation: Ablation, page: Path) -> None:
+def _show(tables: dict[str, list[list[str]]], findings: Sequence[str], page: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tasks.ablation.page import findings, table
-
     console = Console()
-    for name, dataset in ablation.datasets.items():
-        head, *rows = table(dataset)
+    for name, (head, *rows) in tables.items():
         shown = Table(title=name)
-        for title in head:
-            shown.add_column(title, justify="left" if title == "block" else "right")
+        for number, title in enumerate(head):
+            shown.add_column(title, justify="left" if number == 0 else "right")
         for row in rows:
             shown.add_row(*row)
         console.print(shown)
-    for line in findings(ablation):
+    for line in findings:
         print("-", line.replace("**", "").replace("`", ""))
     print(f"page: {page}")

@@ -95,17 +95,43 @@ def interval(seeds: Sequence[Mapping[str, CaseScore]], metric: str) -> Interval:
         seeds: scores of the same cases for each training; one entry where nothing was trained.
         metric: dice, iou or hd95.
     """
-    keys = list(seeds[0])
-    values = np.array(
+    return _bootstrap(_values(seeds, metric), None)
+
+
+def difference(
+    first: Sequence[Mapping[str, CaseScore]], second: Sequence[Mapping[str, CaseScore]], metric: str
+) -> Interval:
+    """``first`` minus ``second``, with the interval of the same bootstrap: both are drawn alike in each draw.
+
+    Args:
+        first: scores of the same cases for each training.
+        second: the same with the same seeds, or one entry where nothing was trained.
+        metric: dice, iou or hd95.
+    """
+    values, other = _values(first, metric), _values(second, metric)
+    return _bootstrap(values, np.broadcast_to(other, values.shape[:2] + other.shape[2:]))
+
+
+def _values(seeds: Sequence[Mapping[str, CaseScore]], metric: str) -> np.ndarray:
+    """``(seeds, cases, classes)``, NaN where there is no score."""
+    keys = sorted(seeds[0])
+    return np.array(
         [[[np.nan if v is None else v for v in getattr(seed[key], metric)] for key in keys] for seed in seeds]
     )
-    mean = float(_means(values, np.ones((1, len(seeds))), np.ones((1, len(keys))))[0])
+
+
+def _bootstrap(values: np.ndarray, minus: np.ndarray | None) -> Interval:
+    def means(seeds: np.ndarray, cases: np.ndarray) -> np.ndarray:
+        found = _means(values, seeds, cases)
+        return found if minus is None else found - _means(minus, seeds, cases)
+
+    mean = float(means(*(np.ones((1, n)) for n in values.shape[:2]))[0])
     rng = np.random.default_rng(0)
-    # How often each one is drawn.
-    drawn = [rng.multinomial(n, [1 / n] * n, _DRAWS) for n in (len(seeds), len(keys))]
-    draws = _means(values, *drawn)
+    # How often each seed and each case is drawn.
+    drawn = [rng.multinomial(n, [1 / n] * n, _DRAWS) for n in values.shape[:2]]
+    draws = means(*drawn)
     draws = draws[~np.isnan(draws)]
-    if not len(draws) or len(keys) < 2:
+    if not len(draws) or values.shape[1] < 2:
         return Interval(mean, np.nan, np.nan)
     low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(mean, float(low), float(high))

@@ -27,12 +27,14 @@ class Cost:
             (pooling, softmax, norms) are not counted.
         activations: bytes that a training step on one patch keeps for the backward pass.
         latency: time of one forward pass in inference, divided by the reference network's.
+        seconds: that time itself; None where it was not kept.
     """
 
     parameters: int
     flops: int
     activations: int
     latency: float
+    seconds: float | None = None
 
 
 def measure(networks: Mapping[str, Segmenter], reference: str, size: Sequence[int]) -> dict[str, Cost]:
@@ -51,8 +53,8 @@ def measure(networks: Mapping[str, Segmenter], reference: str, size: Sequence[in
     static = {
         name: (_parameters(n), _flops(n, image), _activations(n, image)) for name, n in networks.items()
     }
-    ratios = _latencies(networks, reference, image)
-    return {name: Cost(*static[name], ratios[name]) for name in networks}
+    times = _latencies(networks, reference, image)
+    return {name: Cost(*static[name], *times[name]) for name in networks}
 
 
 def _parameters(network: Segmenter) -> int:
@@ -88,8 +90,12 @@ def _activations(network: Segmenter, image: Tensor) -> int:
 
 
 @torch.inference_mode()
-def _latencies(networks: Mapping[str, Segmenter], reference: str, image: Tensor) -> dict[str, float]:
+def _latencies(
+    networks: Mapping[str, Segmenter], reference: str, image: Tensor
+) -> dict[str, tuple[float, float]]:
+    """Name -> (time in terms of the reference's, seconds)."""
     ratios: dict[str, list[float]] = {name: [] for name in networks}
+    taken: dict[str, list[float]] = {name: [] for name in networks}
     for round_ in range(ROUNDS + 2):
         times = {}
         for name, network in networks.items():
@@ -99,4 +105,5 @@ def _latencies(networks: Mapping[str, Segmenter], reference: str, image: Tensor)
         if round_ >= 2:  # The first ones allocate.
             for name, seconds in times.items():
                 ratios[name].append(seconds / times[reference])
-    return {name: statistics.median(values) for name, values in ratios.items()}
+                taken[name].append(seconds)
+    return {name: (statistics.median(ratios[name]), statistics.median(taken[name])) for name in networks}

@@ -25,6 +25,17 @@ class Entry:
     label: str
     attention: str | dict[str, Any]
 
+    @property
+    def arguments(self) -> list[str]:
+        """Those of ``fit``."""
+        said = self.attention if isinstance(self.attention, str) else json.dumps(self.attention)
+        return ["--model.network.attention", said]
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its class is not one that a model file may name."""
+        return False
+
     @classmethod
     def read(cls, label: str) -> Entry:
         """``none``, ``eca``, ``eca@residual``, ``hilo@encoder:1,2``, ``psa(layout=sequential)@skips``.

@@ -27,7 +27,9 @@ def write_page(ablation: Ablation, path: str | Path) -> None:
 
 def render(ablation: Ablation, picture: str) -> str:
     """The page as Markdown."""
-    parts = [_HEAD.format(command=ablation.command, machine=ablation.machine, overrides=_overrides(ablation))]
+    parts = [
+        _HEAD.format(command=ablation.command, machine=ablation.machine, overrides=said_overrides(ablation))
+    ]
     parts.append(f"![Gain in Dice over none, and time]({picture})\n")
     parts.append("## What it shows\n\n" + "".join(f"- {line}\n" for line in findings(ablation)))
     parts += [_section(name, dataset) for name, dataset in ablation.datasets.items()]
@@ -193,7 +195,8 @@ def _labels(ablation: Ablation) -> list[str]:
     return list(found)
 
 
-def _overrides(ablation: Ablation) -> str:
+def said_overrides(ablation: Ablation) -> str:
+    """The settings that were changed in every recipe, as text."""
     pairs = zip(ablation.overrides[::2], ablation.overrides[1::2], strict=False)
     return ", ".join(f"`{key.removeprefix('--')}: {value}`" for key, value in pairs) or "nothing"
 

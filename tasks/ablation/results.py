@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.atomic import write_text
+from tasks.ablation.cases import CaseScore, read_cases
 from tasks.ablation.cost import Cost
 
 
@@ -20,11 +21,13 @@ class EntryResult:
         scores: mean foreground Dice of the test cases, by seed.
         seconds: time of each training, by seed.
         cost: costs of its network.
+        cases: scores of each test case, by seed; empty where only the mean was wanted.
     """
 
     scores: dict[int, float]
     seconds: dict[int, float]
     cost: Cost
+    cases: dict[int, dict[str, CaseScore]] = field(default_factory=dict)
 
 
 @dataclass
@@ -38,7 +41,8 @@ class DatasetResult:
         steps: optimizer steps of each training.
         batch: patches per step.
         test_cases: number of cases that were measured.
-        entries: by label; ``none`` is the reference.
+        entries: by label; one of them is the reference.
+        baselines: by name, scores of each test case of what needs no network.
     """
 
     recipe: str
@@ -48,6 +52,7 @@ class DatasetResult:
     batch: int
     test_cases: int
     entries: dict[str, EntryResult] = field(default_factory=dict)
+    baselines: dict[str, dict[str, CaseScore]] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,12 +64,14 @@ class Ablation:
         overrides: settings that were changed in every recipe.
         machine: what it ran on.
         datasets: by name.
+        left_out: what was asked for and is not there, a sentence each.
     """
 
     command: str
     overrides: list[str]
     machine: str
     datasets: dict[str, DatasetResult] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically."""
@@ -88,7 +95,9 @@ def _dataset(data: Mapping[str, Any]) -> DatasetResult:
             scores={int(seed): score for seed, score in entry["scores"].items()},
             seconds={int(seed): seconds for seed, seconds in entry["seconds"].items()},
             cost=Cost(**entry["cost"]),
+            cases={int(seed): read_cases(cases) for seed, cases in entry.get("cases", {}).items()},
         )
         for label, entry in data["entries"].items()
     }
-    return DatasetResult(**{**data, "entries": entries})
+    baselines = {name: read_cases(cases) for name, cases in data.get("baselines", {}).items()}
+    return DatasetResult(**{**data, "entries": entries, "baselines": baselines})

@@ -194,11 +194,14 @@ class TestCounts:
         """No count is published; this is what the parts of the preset sum up to with RGB and two classes."""
         with torch.device("meta"):
             paper = SYSTEMS["connnet"].preset("paper", in_channels=3, num_classes=2)
-        resnet50 = 25_557_032 - 2_049_000  # without its classifier
-        reduced = 2048 // 8
-        non_local = 2 * (2048 * reduced + reduced) + 2048 * 2048 + 2048 + 1
         parts = {name: sum(p.numel() for p in m.parameters()) for name, m in paper.named_children()}
-        assert resnet50 <= parts["encoder"] <= resnet50 + non_local + 40_000_000
+        resnet50 = 25_557_032 - 2_049_000  # without its classifier
+        non_local = 2 * (2048 + 1) * 256 + (2048 + 1) * 2048 + 1
+        assert parts["encoder"] == resnet50 + non_local
+        up = (2048 + 1) * 256 + 2 * (256 + 1) * 256 + (256 + 1) * 64
+        skips = (1024 + 1) * 256 + (512 + 1) * 256  # the finest has 256 channels as it is
+        smoothing = 3 * (9 * 256 * 256 + 2 * 256) + 9 * 64 * 64 + 2 * 64
+        assert parts["decoder"] == up + skips + smoothing
         assert parts["heads"] == sum((w + 1) * 8 for w in (64, 256, 256, 256))
 
     def test_volumes_have_26_neighbours(self) -> None:
