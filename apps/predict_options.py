@@ -133,6 +133,13 @@ def _add_quality(group: argparse._ArgumentGroup) -> None:
         help="16-bit numbers where the processor has them, and compilation; compared with the plain network first",
     )
     group.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="draw foreground from this probability on (delineate evaluate --detection finds one; default: the class that "
+        "is most probable)",
+    )
+    group.add_argument(
         "--skip-background",
         type=float,
         nargs="?",
@@ -177,6 +184,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         rotate=args.rotate or None,
         window_batch=args.window_batch,
         skip_background=args.skip_background,
+        threshold=args.threshold,
         fast=args.fast,
         region=None if args.region is None else parse_region(args.region),
         probabilities=args.probabilities,

@@ -22,7 +22,7 @@ from models.fast import FastNetwork
 from models.memory_format import channels_last, channels_last_weights
 from tasks.attention_pictures import AttentionOfImage, AttentionRecorder
 from tasks.ensemble import SideBySide, check_alike, preparations
-from tasks.logits import decided, joined, probabilities_of, unseen_logits
+from tasks.logits import check_threshold, decided, joined, probabilities_of, unseen_logits
 from tasks.maps import MAPS
 from tasks.model_file import Description, ModelFileError
 from tasks.networks import is_exported, load_network
@@ -43,6 +43,8 @@ class Predictor:
             as its own description prepares it. Its probabilities are by its own temperature, and the mean of all
             counts, window by window: one pass over the image.
         fast: run the networks as :class:`~models.fast.FastNetwork` does: answers are nearly the same.
+        threshold: the (calibrated) probability from which on foreground is drawn, as
+            :func:`tasks.logits.masks_at` does it; the strongest class is drawn when not given.
     """
 
     def __init__(
@@ -53,7 +55,11 @@ class Predictor:
         windows: Windows | None = None,
         others: Sequence[tuple[torch.nn.Module, Description]] = (),
         fast: bool = False,
+        threshold: float | None = None,
     ) -> None:
+        if threshold is not None:
+            check_threshold((threshold,), description.classes)
+        self.threshold = threshold
         self.description = description
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.windows = windows or Windows()
@@ -119,7 +125,7 @@ class Predictor:
         kept = np.zeros((*maps, *size), dtype=np.float32) if probabilities else None
         for place, scores in self._placed(opened, progress, region):
             here: tuple[Any, ...] = (Ellipsis, *place)
-            mask[here] = decided(scores, self.classes)
+            mask[here] = self._decided(scores)
             if kept is not None:
                 kept[here] = self._calibrated(scores)
         return Prediction(mask, self.classes, seen.geometry, seen, kept)
@@ -165,7 +171,7 @@ class Predictor:
                 for name, file in (maps or {}).items()
             ]
             for place, scores in self._placed(opened, progress, region):
-                mask.write(place, decided(scores, self.classes))
+                mask.write(place, self._decided(scores))
                 if writers:
                     calibrated = self._calibrated(scores)
                 for kind, writer in writers:
@@ -289,7 +295,7 @@ class Predictor:
             yield network(views[way], present=told).logits
 
     def _decided(self, scores: np.ndarray) -> np.ndarray:
-        return decided(scores, self.classes)
+        return decided(scores, self.classes, self.threshold, self._temperature)
 
     def _calibrated(self, scores: np.ndarray) -> np.ndarray:
         # The temperature changes probabilities, never which class is drawn.
@@ -302,6 +308,7 @@ def load(
     trust: bool = False,
     windows: Windows | None = None,
     fast: bool = False,
+    threshold: float | None = None,
 ) -> Predictor:
     """Load a ``model.safetensors`` and return a ready predictor: ``load(path).predict("scan.nii.gz").mask``.
 
@@ -311,6 +318,7 @@ def load(
         trust: also run the code of a model whose class is not ours.
         windows: as for :class:`Predictor`.
         fast: as for :class:`Predictor`.
+        threshold: as for :class:`Predictor`.
 
     Raises:
         ModelFileError: a file cannot be used, or several do not fit each other, or an exported one is to be fast.
@@ -331,4 +339,4 @@ def load(
                 "with `delineate masks`"
             )
     check_alike(files, [description for _, description in loaded], windows or Windows())
-    return Predictor(*loaded[0], device, windows, loaded[1:], fast)
+    return Predictor(*loaded[0], device, windows, loaded[1:], fast, threshold)

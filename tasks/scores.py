@@ -11,10 +11,13 @@ import numpy as np
 from datamodules.classes import Classes
 from tasks.calibration import Reliability
 from tasks.confusion import row_shares
+from tasks.detection import Detecting, Detection, Objects, detections
 from tasks.groups import Attributes, Disparity, GroupScore, bootstrap_interval, compare_groups
+from tasks.lines import LineRow, LineSummary, line_rows, line_summaries
 from tasks.overlap import EMPTY_RULE, dice, iou, mean_score
 from tasks.pairs import Pair
 from tasks.surface import SurfaceScores
+from tasks.threshold import ThresholdSearch
 
 # Scores of each case and class, in this order everywhere; the first one ranks the cases.
 SCORES = ("dice", "iou", "hd95", "nsd", "boundary_iou")
@@ -93,6 +96,8 @@ class CaseScores:
         sizes: ``(F, 2)`` of reference and prediction.
         size_unit: ml, ha or px.
         confusion: as :func:`tasks.confusion.confusion` returns it.
+        objects: level of :data:`tasks.detection.LEVELS` -> objects of each foreground class, where they were asked for.
+        lines: ``(F, 2)`` as :func:`tasks.lines.line_scores` returns it, where it was asked for.
     """
 
     pair: Pair
@@ -103,6 +108,8 @@ class CaseScores:
     sizes: np.ndarray
     size_unit: str
     confusion: np.ndarray
+    objects: dict[str, list[Objects]] = field(default_factory=dict)
+    lines: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,8 @@ class Evaluation:
         ignore_value: value of mask files that is not measured.
         attributes: attribute -> case -> its group, where groups were asked for.
         reliability: of the probabilities that lie beside the predictions; without a case where none do.
+        detecting: how objects were counted; None where that was not asked for.
+        search: for the best threshold on these probabilities; None where it was not asked for.
     """
 
     classes: Classes
@@ -128,6 +137,8 @@ class Evaluation:
     ignore_value: int | None = None
     attributes: Attributes = field(default_factory=dict)
     reliability: Reliability = field(default_factory=Reliability)
+    detecting: Detecting | None = None
+    search: ThresholdSearch | None = None
 
     @property
     def pairs(self) -> list[Pair]:
@@ -242,6 +253,22 @@ class Evaluation:
         """Dice of every group of cases, and how far groups are apart."""
         return compare_groups(self.attributes, [p.case for p in self.pairs], self.dice, self.names)
 
+    def detections(self) -> list[Detection]:
+        """How much was found, per level, class and band of size; empty where that was not asked for."""
+        if self.detecting is None:
+            return []
+        return detections([case.objects for case in self.cases], self.names, self.detecting, self.size_unit)
+
+    def line_rows(self) -> list[LineRow]:
+        """Scores of thin structures, one row per case and foreground class; empty where they were not asked for."""
+        lines = [case.lines for case in self.cases if case.lines is not None]
+        return line_rows([case.pair.case for case in self.cases], self.names, lines) if lines else []
+
+    def line_summaries(self) -> list[LineSummary]:
+        """The same over all cases, one row per foreground class."""
+        lines = [case.lines for case in self.cases if case.lines is not None]
+        return line_summaries(self.names, lines) if lines else []
+
     def to_json(self) -> dict[str, Any]:
         """Plain data; a score that does not exist, or is infinite, is None."""
         groups, disparities = self.groups()
@@ -273,6 +300,11 @@ class Evaluation:
                     for n, c, a in zip(self.reliability.number, confidence, accuracy, strict=True)
                 ],
             },
+            "detection": self._detection(),
+            "lines": {
+                "cases": [named(row) for row in self.line_rows()],
+                "classes": [named(row) for row in self.line_summaries()],
+            },
             "tolerances": {case.pair.case: [case.tolerance, case.distance_unit] for case in self.cases},
             "problems": [{"file": file, "reason": reason} for file, reason in self.problems],
             "skipped": self.skipped,
@@ -281,6 +313,23 @@ class Evaluation:
             "ignore_value": self.ignore_value,
         }
         return dict(finite(document))
+
+    def _detection(self) -> dict[str, Any] | None:
+        if self.detecting is None:
+            return None
+        search = self.search
+        return {
+            "share": self.detecting.share,
+            "bands": list(self.detecting.bands),
+            "unit": self.size_unit,
+            "scores": [named(row) for row in self.detections()],
+            "thresholds": {
+                "cases": len(search.kept) if search else 0,
+                "best_by_dice": search.best("dice") if search else None,
+                "best_by_f1": search.best("f1") if search else None,
+                "scores": [asdict(row) for row in search.scores()] if search else [],
+            },
+        }
 
     @cached_property
     def statistics(self) -> dict[str, list[Statistics]]:

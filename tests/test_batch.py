@@ -63,6 +63,7 @@ def test_what_is_done_is_not_done_again(model: Path, tmp_path: Path) -> None:
         Settings(mirror=(0,)),
         Settings(rotate=True),
         Settings(skip_background=0.1),
+        Settings(threshold=0.3),
         Settings(region=(slice(0, 9), slice(3, None))),
         Settings(allow_gaps=True),
         Settings(probabilities=True),

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from datamodules.classes import Classes
+    from tasks.detection import Detecting
     from tasks.evaluation import Evaluation
 
 HELP = "measure predictions against references, with a report"
@@ -57,6 +58,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="columns of that table to group by: site,sex (default: every column with 2 to 20 different values)",
     )
     parser.add_argument(
+        "--detection",
+        type=float,
+        nargs="?",
+        const=0.25,
+        metavar="SHARE",
+        help="also count what was found, by patient and by object: found is what overlaps by a Dice of SHARE (0.25 when "
+        "only named); with probabilities beside the masks, also look for the best --threshold of predict",
+    )
+    parser.add_argument(
+        "--bands",
+        metavar="SIZES",
+        help="with --detection: sizes that divide objects into bands, in ml, ha or px, such as 1,3,10",
+    )
+    parser.add_argument(
+        "--within",
+        metavar="DIR",
+        help="folder of masks with the cases' names (the field of view, a region), or one mask: where they are 0 nothing is "
+        "measured",
+    )
+    parser.add_argument(
+        "--lines",
+        action="store_true",
+        help="also measure thin structures such as vessels and roads, in flat images: Dice of centrelines, and the area "
+        "under the ROC curve where probabilities lie beside the masks",
+    )
+    parser.add_argument(
         "-q", "--quiet", action="store_true", help="no table and no progress bar, only what went wrong"
     )
 
@@ -83,11 +110,14 @@ def run(args: argparse.Namespace) -> int:
             tolerance=args.tolerance,
             groups=args.groups,
             by=[name.strip() for name in (args.by or "").split(",") if name.strip()],
+            detecting=parse_detecting(args.detection, args.bands),
+            within=args.within,
+            lines=args.lines,
             on_case=lambda number, total: bar.update(done, completed=number, total=total),
         )
     if not args.quiet and evaluation.pairs:
         Console().print(table(evaluation))
-        for line in gaps(evaluation):
+        for line in [*gaps(evaluation), *found(evaluation), *thin(evaluation)]:
             print(line)
     for file, reason in evaluation.problems:
         text = reason if file in reason else f"{file}: {reason}"
@@ -132,6 +162,58 @@ def gaps(evaluation: Evaluation) -> list[str]:
         for row in evaluation.groups()[1]
         if row.name == ALL_CLASSES
     ]
+
+
+def found(evaluation: Evaluation) -> list[str]:
+    """A line per level, class and band that has objects, and one on the best threshold."""
+    lines = [
+        f"{row.name} by {row.level}{'' if row.band == 'all' else ', ' + row.band}: "
+        f"{row.found} found, {row.missed} missed, {row.false} false "
+        f"(precision {_short(row.precision, 3)}, recall {_short(row.recall, 3)}, F1 {_short(row.f1, 3)})"
+        for row in evaluation.detections()
+        if row.found or row.missed or row.false
+    ]
+    search = evaluation.search
+    if search is not None and search.kept and (best := search.best()) is not None:
+        at = {score.threshold: score for score in search.scores()}
+        lines.append(
+            f"best threshold: {best:g} by Dice ({at[best].dice:.4f}; at 0.5 {at[0.5].dice:.4f}), {search.best('f1'):g} by "
+            f"F1 of patients; delineate predict --threshold {best:g}, on other cases than these"
+        )
+    return lines
+
+
+def thin(evaluation: Evaluation) -> list[str]:
+    """A line per class that was measured as a thin structure."""
+    return [
+        f"{row.name}: clDice {_short(row.cldice, 4)} ({_short(row.cldice_low, 4)} to {_short(row.cldice_high, 4)})"
+        + (
+            f", AUC {row.auc:.4f} ({_short(row.auc_low, 4)} to {_short(row.auc_high, 4)})"
+            if row.auc_n
+            else ""
+        )
+        for row in evaluation.line_summaries()
+    ]
+
+
+def parse_detecting(share: float | None, bands: str | None) -> Detecting | None:
+    """``--detection`` and ``--bands`` as they are counted by; None where nothing is asked for.
+
+    Raises:
+        DataError: bands without detection, or numbers that make no sense.
+    """
+    from datamodules.errors import DataError
+    from tasks.detection import Detecting
+
+    if share is None:
+        if bands is not None:
+            raise DataError("--bands divides what --detection counts; add --detection, or leave --bands out")
+        return None
+    try:
+        sizes = tuple(float(size) for size in (bands or "").split(",") if size.strip())
+    except ValueError as error:
+        raise DataError(f"--bands {bands!r} is not usable; give sizes that ascend, such as 1,3,10") from error
+    return Detecting(share, sizes)
 
 
 def parse_classes(text: str) -> Classes:

@@ -51,6 +51,7 @@ class Settings:
         rotate: see there.
         window_batch: see there (``batch``).
         skip_background: see there.
+        threshold: the probability from which on foreground is drawn; the strongest class is drawn when not given.
         fast: run the network faster; its answers are nearly the same. See :class:`~models.fast.FastNetwork`.
         region: only this part of each image, a slice per axis; masks are of it, where it lies. See :func:`parse_region`.
         probabilities: also write the probabilities.
@@ -75,6 +76,7 @@ class Settings:
     rotate: bool | None = None
     window_batch: int | None = None
     skip_background: float | None = None
+    threshold: float | None = None
     fast: bool = False
     region: tuple[slice, ...] | None = None
     probabilities: bool = False

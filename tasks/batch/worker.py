@@ -43,7 +43,14 @@ class Worker:
         self.models = [Path(model)] if isinstance(model, str | Path) else [Path(file) for file in model]
         self.folder = folder
         self.settings = settings
-        self.predictor = load(self.models, settings.device, settings.trust, settings.windows, settings.fast)
+        self.predictor = load(
+            self.models,
+            settings.device,
+            settings.trust,
+            settings.windows,
+            settings.fast,
+            settings.threshold,
+        )
         wanted = {
             **settings.maps,
             **({"attention": {}} if settings.attention else {}),
@@ -79,6 +86,7 @@ class Worker:
             "fast": settings.fast,
             "region": None if settings.region is None else region_text(settings.region),
             "allow_gaps": settings.allow_gaps,
+            **({} if settings.threshold is None else {"threshold": settings.threshold}),
             **self.ensemble,
         }
         made_by = {"version": versions().get("delineate", ""), "model": self.model_sha256, **self._how}

@@ -197,8 +197,8 @@ def test_a_kernel_of_three_leaves_gaps_at_large_steps() -> None:
     """As the docstring of DAUNet says of its guide: at stride 16 in 3D 0.7 % of the positions are reached."""
     layer = overlapping_transposed(3, 1, 1, 16).double()
     with torch.no_grad():
-        layer.weight.fill_(1.0)
-        layer.bias.zero_()
+        dict(layer.named_parameters())["weight"].fill_(1.0)
+        dict(layer.named_parameters())["bias"].zero_()
         reached = (layer(torch.ones(1, 1, 2, 2, 2, dtype=torch.float64)) > 0).double().mean().item()
     assert reached == pytest.approx((3 / 16) ** 3)
     assert round(100 * reached, 1) == 0.7
