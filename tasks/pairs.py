@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +36,14 @@ BESIDE_MASKS = (
 
 @dataclass(frozen=True)
 class Pair:
-    """The files of one case. ``case`` is the stem, with its folder below the references' folder."""
+    """The files of one case. ``case`` is the stem, with its folder below the references' folder. ``within`` is a mask of
+    what is measured, where there is one: elsewhere it is 0.
+    """
 
     case: str
     prediction: Path
     reference: Path
+    within: Path | None = None
 
 
 def pair_files(predictions: Path, references: Path) -> tuple[list[Pair], list[tuple[str, str]], list[str]]:
@@ -79,6 +82,31 @@ def pair_files(predictions: Path, references: Path) -> tuple[list[Pair], list[tu
     return pairs, problems, [str(file) for files in drawn.values() for file in files]
 
 
+def add_within(pairs: list[Pair], within: Path) -> tuple[list[Pair], list[tuple[str, str]]]:
+    """Give each pair its mask of what is measured: the file of ``within`` with the case's name, or ``within`` itself.
+
+    Returns:
+        The pairs that have one, and the problems (file, reason) of the others.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    if not within.exists():
+        raise DataError(f"{within}: no such file or folder; give the masks of what is to be measured")
+    files = by_stem(within) if within.is_dir() else {pair.case: [within] for pair in pairs}
+    found, problems = [], []
+    for pair in pairs:
+        masks = files.get(pair.case, [])
+        if len(masks) == 1:
+            found.append(replace(pair, within=masks[0]))
+        else:
+            many = f"several files named {pair.case}.*" if masks else f"no file named {pair.case}.*"
+            problems.append(
+                (str(pair.reference), f"{many} in {within} say where to measure; leave one for each case")
+            )
+    return found, problems
+
+
 def folder_of(predictions: Path) -> Path:
     """Where ``predict`` left its notes: the folder, or the one that the file is in."""
     return predictions if predictions.is_dir() else predictions.parent
@@ -101,7 +129,7 @@ def read_pair(
     """Read both masks as class indices, and their grid: ``(*S)``, or ``(K, *S)`` where classes overlap.
 
     What either file marks as its nodata (a predicted map where its image holds nothing, say) is ``IGNORE`` in the
-    reference, so that nothing is measured there.
+    reference, so that nothing is measured there; nor where the pair's ``within`` is 0.
 
     Raises:
         DataError: a file is damaged, its values are undeclared, or the two do not lie on one grid.
@@ -116,6 +144,8 @@ def read_pair(
     prediction, there = _indices(drawn, classes, ignore_value)
     reference, known = _indices(true, classes, ignore_value)
     np.copyto(reference, IGNORE, where=~(there & known))
+    if pair.within is not None:
+        np.copyto(reference, IGNORE, where=~_measured(pair.within, true.geometry))
     holes = int(((prediction == IGNORE) & (reference != IGNORE)).sum())
     if holes:
         raise DataError(
@@ -185,6 +215,22 @@ def _indices(image: Image, classes: Classes, ignore_value: int | None) -> tuple[
     known = where_known(image, table)
     values = np.where(known, values, np.asarray(table[0].value, values.dtype))
     return table.to_index(values[0] if classes.exclusive else values, image.path, ignore_value), known
+
+
+def _measured(file: Path, grid: Geometry) -> np.ndarray:
+    """``(*S)`` booleans: where a mask of what is measured is not 0, in any of its channels."""
+    image = open_image(file)
+    if not image.geometry.agrees_with(grid, TOLERANCE):
+        raise DataError(
+            f"{file} ({_grid(image.geometry)}) says where to measure, but does not lie on the grid of the reference "
+            f"({_grid(grid)}); give a mask of its shape and place"
+        )
+    measured: np.ndarray = (image.read() != 0).any(axis=0)
+    if not measured.any():
+        raise DataError(
+            f"{file}: is 0 everywhere, so that nothing is measured; 0 is outside, all else inside"
+        )
+    return measured
 
 
 def _grid(geometry: Geometry) -> str:
