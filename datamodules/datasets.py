@@ -115,6 +115,9 @@ class WholeCases(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.cases)
 
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
     def __getitem__(self, index: int) -> Sample:
         case = self.cases[index]
         prepared = self.cache.get(case)
