@@ -83,7 +83,7 @@ class PreactivationBlock(nn.Module):
 
 def _outside(layer: nn.Module) -> nn.Module:
     """The activation, not in place."""
-    if hasattr(layer, "inplace"):
+    if isinstance(layer, nn.ReLU | nn.LeakyReLU | nn.SiLU):
         layer.inplace = False
     return layer
 
@@ -115,4 +115,4 @@ class PreactivationEncoder(StagedEncoder):
         super().__init__(in_channels, ndim, widths, blocks, strides, kernels, norm, activation)
         first = next(iter(self.stages[0].children()))
         assert isinstance(first, PreactivationBlock)
-        first.branch = first.branch[2:]
+        first.branch = nn.Sequential(*list(first.branch)[2:])

@@ -62,6 +62,8 @@ class ResUNetB0ASPP(EncoderDecoder):
         deep_supervision: bool = False,
     ) -> None:
         chosen = {"name": attention} if isinstance(attention, str) else dict(attention)
+        used: list[int | list[int]] | None = None if levels is None else [*levels]
+        sizes: list[int | list[int]] = [*widths]
         super().__init__(
             in_channels,
             num_classes,
@@ -70,9 +72,9 @@ class ResUNetB0ASPP(EncoderDecoder):
                 "name": "timm",
                 "backbone": backbone,
                 "weights": weights,
-                "levels": None if levels is None else list(levels),
+                "levels": used,
             },
-            decoder={"name": "residual", "widths": list(widths)},
+            decoder={"name": "residual", "widths": sizes},
             attention=None if chosen["name"] == "none" else {**chosen, "at": ["skips", "decoder"]},
             deep_supervision=deep_supervision,
         )

@@ -53,13 +53,14 @@ class UlcerResUNet(EncoderDecoder):
         activation: str = "relu",
         deep_supervision: bool = False,
     ) -> None:
+        sizes: list[int | list[int]] = [*widths]
         super().__init__(
             in_channels,
             num_classes,
             ndim,
             encoder={
                 "name": "preactivation",
-                "widths": list(widths),
+                "widths": sizes,
                 "blocks": blocks,
                 "norm": norm,
                 "activation": activation,

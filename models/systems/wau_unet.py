@@ -50,17 +50,25 @@ class WAUUNet(EncoderDecoder):
         activation: str = "relu",
         deep_supervision: bool = False,
     ) -> None:
-        plain = {"name": "plain", "widths": list(widths), "blocks": blocks}
+        sizes: list[int | list[int]] = [*widths]
+        plain: Part = {
+            "name": "plain",
+            "widths": sizes,
+            "blocks": blocks,
+            "norm": norm,
+            "activation": activation,
+        }
+        cut: int | list[int | list[int]] = window if isinstance(window, int) else [*window]
         super().__init__(
             in_channels,
             num_classes,
             ndim,
-            encoder={**plain, "norm": norm, "activation": activation} if encoder is None else encoder,
+            encoder=plain if encoder is None else encoder,
             decoder={
                 "name": "wau",
-                "widths": list(widths) if encoder is not None else list(widths[:-1]),
+                "widths": sizes[:-1] if encoder is None else sizes,
                 "blocks": blocks,
-                "window": window,
+                "window": cut,
                 "heads": heads,
                 "ratio": ratio,
                 "norm": norm,
