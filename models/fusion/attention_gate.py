@@ -14,7 +14,7 @@ from models.interfaces import Fusion
 from models.layers import conv, patchify, per_axis, resize
 from models.layers import norm as make_norm
 
-FORMS = ("light", "concat", "grid")
+FORMS = ("light", "grid", "concat")
 
 
 class AttentionGate(Fusion):
