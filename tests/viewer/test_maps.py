@@ -11,6 +11,8 @@ from apps.viewer.render.maps import MapPicture, legend_rows, open_scene
 from apps.viewer.render.maps_bands import composites, first
 from apps.viewer.render.maps_place import place_of
 from apps.viewer.render.maps_pyramid import Pyramid
+from apps.viewer.render.recent import Recent
+from apps.viewer.render.slabs import Slab
 from datamodules.area import area_by_class, area_of_file
 from datamodules.classes import Classes
 from datamodules.geometry import Geometry
@@ -130,3 +132,26 @@ def test_places_between_nodes_are_those_of_pyproj() -> None:
     # Mercator's metres are not metres: at 60 degrees north half as long.
     far = np.array([[0, 10.0, 0], [-10.0, 0, 8399737.9], [0, 0, 1]])
     assert place_of(Geometry(far, (9, 9), "EPSG:3857"))["across"][0] == pytest.approx(5, rel=0.01)
+
+
+def test_tiles_that_were_read_are_kept_up_to_a_limit() -> None:
+    recent = Recent(3000)
+    one, two, three = (Slab(name, np.zeros((1, 10, 100), np.uint8)) for name in "abc")
+    recent.keep([one, two, three])
+    recent.keep([one])
+    assert recent.bytes == 3000
+    assert recent.of(["b"]) == {"b": two}  # so it was asked for after the others
+    recent.keep([Slab("d", np.zeros((1, 10, 150), np.uint8))])
+    assert set(recent.of("abcd")) == {"b", "d"}
+    assert recent.bytes == 2500
+    recent.keep([Slab("large", np.zeros((1, 100, 100), np.uint8))])
+    assert set(recent.of([*"abcd", "large"])) == {"large"}
+
+
+def test_a_tile_is_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    scene = open_scene(open_image(write(tmp_path / "a.tif", np.ones((1, 90, 80), np.uint8))), tmp_path)
+    picture = MapPicture(scene)
+    key = f"image:{picture.versions['image']}:0:0:0:0"
+    (first,) = picture.tiles([key])
+    monkeypatch.setattr(scene.pyramid, "tile", None)  # asked again it would fail
+    assert picture.tiles([key]) == [first]

@@ -21,7 +21,7 @@ from datamodules.errors import DataError
 # What a press on the map does: ``look`` moves it, the others are for the page.
 MODES = ("look", "point", "box")
 # Of one request, so that no answer takes long.
-_MOST = 48
+_MOST = 128
 _HERE = resources.files("apps.viewer.maps") / "browser"
 _THERE = resources.files("apps.viewer.planes") / "browser"
 # In this order they are one module; the first ones are those of the planes.

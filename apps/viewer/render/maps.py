@@ -7,7 +7,7 @@ import itertools
 import re
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from apps.viewer.render.maps_bands import composites, first
 from apps.viewer.render.maps_place import place_of
 from apps.viewer.render.maps_pyramid import TILE, Pyramid
+from apps.viewer.render.recent import Recent
 from apps.viewer.render.slabs import Slab, portable
 from datamodules.classes import Classes
 from datamodules.errors import DataError
@@ -50,11 +51,13 @@ class Scene:
         pyramid: of the image.
         place: as :func:`~apps.viewer.render.maps_place.place_of` has it.
         stretches: each band's values at ``PERCENTILES``.
+        recent: tiles that were read before.
     """
 
     pyramid: Pyramid
     place: dict[str, Any]
     stretches: list[list[float]]
+    recent: Recent = field(default_factory=Recent)
 
 
 @dataclass(eq=False)
@@ -148,7 +151,7 @@ class MapPicture:
         Raises:
             DataError: the image or the mask is damaged.
         """
-        found: dict[str, Slab] = {}
+        found: dict[str, Slab] = self.scene.recent.of(keys)
         keep = gdal.KeepOpen()
         keep.start()  # neighbours share blocks
         try:
@@ -158,6 +161,7 @@ class MapPicture:
                         found.setdefault(slab.key, slab)
         finally:
             keep.stop()
+        self.scene.recent.keep(found.values())
         wanted = set(keys)
         return [slab for slab in found.values() if slab.key in wanted]
 

@@ -12,9 +12,7 @@ from apps.viewer.session.opened import Opened
 from apps.viewer.session.result import Result
 from datamodules.classes import IGNORE, Classes
 from datamodules.errors import DataError
-from tasks.evaluation import measure
 from tasks.interactive.planes import Planes
-from tasks.overlap import dice, iou
 from tasks.pairs import Pair, read_pair
 from tasks.predictor import Predictor
 
@@ -100,6 +98,10 @@ def compare(result: Result, reference: Path) -> Comparison:
     Raises:
         DataError: it lies on another grid, or its values are not those of the classes.
     """
+    # Here, not above: they bring torchmetrics along, which takes as long as all else that the first page needs.
+    from tasks.evaluation import measure
+    from tasks.overlap import dice, iou
+
     pair = Pair(result.opened.stem, result.mask_file, reference)
     drawn, true, grid = read_pair(pair, result.classes, None)
     scores = measure(pair, drawn, true, grid, result.classes)

@@ -1,6 +1,8 @@
 // The component: what is seen stays in the browser; Python is asked for tiles and told of clicks.
 
-const AT_ONCE = 10; // tiles per request: what is seen comes from the middle outwards
+const AT_ONCE = 24; // tiles per request: what is seen comes from the middle outwards
+const AHEAD = 8; // tiles per request of what may be seen next
+const REST = 250; // ms without a move before that is asked for: nothing that is seen waits for it
 const PATIENCE = 4000; // ms until a request counts as lost
 const pages = new Map(); // key of the component -> Ui; stays when Streamlit mounts it anew
 
@@ -14,6 +16,7 @@ class Ui {
     this.untold = [];
     this.serial = 0;
     this.asked = null;
+    this.moved = 0;
   }
 
   // ---- from Python
@@ -82,12 +85,27 @@ class Ui {
     let wanted = lacking(seen(this, level)).slice(0, AT_ONCE);
     // The whole scene at once, coarse, so that nothing stays blank.
     if (lacking([top]).length) wanted = [top, ...wanted];
-    if (!wanted.length) wanted = lacking(seen(this, level, 1)).slice(0, AT_ONCE);
+    if (!wanted.length) {
+      const rested = performance.now() - this.moved;
+      if (rested < REST) {
+        this.later = setTimeout(() => this.ask(), REST - rested + 1);
+        return;
+      }
+      wanted = lacking(this.ahead()).slice(0, AHEAD);
+    }
     const tiles = wanted.flatMap((tile) => this.keys(tile)).filter((key) => !this.kept.has(key));
     if (!tiles.length) return;
     this.asked = { serial: this.next(), at: performance.now() };
     this.send("want", { serial: this.asked.serial, tiles });
     this.later = setTimeout(() => this.ask(), PATIENCE);
+  }
+
+  // What one turn of the wheel or a short drag shows: coarser, finer at the middle, and around.
+  ahead() {
+    const level = levelOf(this);
+    const coarser = level + 1 < this.head.levels ? seen(this, level + 1) : [];
+    const finer = level > 0 ? seen(this, level - 1).slice(0, AT_ONCE) : [];
+    return [...coarser, ...finer, ...seen(this, level, 1)];
   }
 
   next() {
@@ -122,6 +140,7 @@ class Ui {
       this.view.x = clamp(this.view.x, 0, columns);
       this.view.y = clamp(this.view.y, 0, rows);
       this.since ||= performance.now();
+      this.moved = performance.now();
     } else updateControls(this);
     this.redraw();
   }
