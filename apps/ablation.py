@@ -11,7 +11,8 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,13 +133,20 @@ def _trained(todo: Sequence[Job], workers: int) -> Iterator[tuple[Job, str | Non
         yield from ((job, train(job)) for job in todo)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(_train_apart, job, threads): job for job in todo}
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
+
+
+def _train_apart(job: Job, threads: int) -> str | None:
+    """One training in a process of its own: where compiled code crashes, the other trainings go on."""
     # Forked processes of a threaded program may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, context, initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
-        futures = {pool.submit(train, job): job for job in todo}
-        yield from ((futures[future], future.result()) for future in as_completed(futures))
+    with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(threads,)) as one:
+        try:
+            return one.submit(train, job).result()
+        except BrokenProcessPool:
+            return "its process ended without a word (compiled code crashed, or memory ran out); run it again"
 
 
 def train(job: Job) -> str | None:
