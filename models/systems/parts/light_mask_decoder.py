@@ -71,7 +71,8 @@ class LightMaskDecoder(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """``(B, C, h, w) -> (B, M, 4 h, 4 w)``."""
-        batch, size = len(embedding), embedding.shape[2:]
+        # A length would fix the batch of an exported graph.
+        batch, size = embedding.shape[0], embedding.shape[2:]
         # In full precision: it is little work, and positions need it. The meta device knows no autocast.
         device = "cpu" if embedding.is_meta else embedding.device.type
         with torch.autocast(device, enabled=False):

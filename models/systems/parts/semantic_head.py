@@ -41,14 +41,12 @@ class SemanticHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """``[(B, C, *S_i)]``, finest first ``-> (B, K, *S_0)``."""
-        (first,) = self.climbs[0]  # type: ignore[misc]
-        total = first(maps[0])
+        total = None
         for level, climb in enumerate(self.climbs):
-            if level == 0:
-                continue
             assert isinstance(climb, nn.ModuleList)
             x = maps[level]
-            for finer, block in zip(reversed(maps[:level]), climb, strict=True):
+            # Down to the finest level, which has one block and nowhere to climb.
+            for finer, block in zip([*reversed(maps[:level])] or [maps[0]], climb, strict=True):
                 x = resize(block(x), finer.shape[2:])
-            total = total + x
+            total = x if total is None else total + x
         return self.last(total)
