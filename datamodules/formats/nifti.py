@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 
 from datamodules.errors import DataError
+from datamodules.formats.gunzip import Gunzip
 from datamodules.formats.writing import Content, FormatWriter, room
 from datamodules.geometry import RAS_MM, Geometry
 from datamodules.guard import check_size, content_type
@@ -113,8 +113,8 @@ class NiftiImage(Image):
         stored = self._file.header.get_data_dtype()
         x, y, z = self.geometry.shape
         try:
-            with nib.openers.ImageOpener(str(self.path), "rb") as stream:
-                stream.seek(data.offset)
+            with self._stream() as stream:
+                stream.read(int(data.offset))
                 for channel in range(len(self.channels)):
                     for start in range(0, z, depth):
                         part = slice(start, min(start + depth, z))
@@ -130,6 +130,9 @@ class NiftiImage(Image):
             raise DataError(
                 f"{self.path}: data cannot be read ({_first_line(error)}); is it complete?"
             ) from error
+
+    def _stream(self) -> Gunzip | BinaryIO:
+        return Gunzip(self.path) if content_type(self.path) == "gzip" else self.path.open("rb")
 
 
 class NiftiWriter(FormatWriter):
@@ -198,7 +201,7 @@ def _without_text(header: nib.Nifti1Header) -> nib.Nifti1Header:
 def _verify_gzip(path: Path) -> None:
     """Read the stream to its end, which checks it, but never much further than its header says that it goes."""
     try:
-        with gzip.open(path, "rb") as stream:
+        with Gunzip(path) as stream:
             head = stream.read(nib.Nifti2Header.sizeof_hdr)
             left = _declared_bytes(path, head) + _SLACK - len(head)
             while block := stream.read(1 << 22):
