@@ -196,6 +196,39 @@ def test_corrections_of_a_volume_lie_in_the_plane_that_the_model_sees(
     assert asked.work.reach()[axis] == slice(3, 4)
 
 
+def test_an_object_is_followed_through_a_volume_and_one_undo_takes_it_back(
+    volume: Path, store: ModelStore, tmp_path: Path
+) -> None:
+    file = prompt_model_file(
+        tmp_path / "slices.safetensors", channels=("image",), patch=(32, 32, 1), orientation="RAS"
+    )
+    opened = open_named(volume, "scan.nii.gz")
+    opened.image.channels = ("image",)
+    asked = Prompting(opened, prompt_store(store).get(file), tmp_path / "embeddings")
+    axis = asked.work.axis
+    assert axis is not None
+    assert asked.slices == opened.image.geometry.shape[axis]
+    asked.follow(2)
+    assert "nothing to follow" in asked.problem
+    assert not asked.told
+    at = [10.0, 6.0, 8.0]
+    asked.heard(event("brush", tuple(at), axis=axis, plane="any", radius=3.0))
+    one, version = asked.mask.copy(), asked.version
+    shares: list[float] = []
+    asked.follow(2, shares.append)
+    assert not asked.problem
+    drawn = set(np.argwhere(asked.mask)[:, axis].tolist())
+    assert {int(at[axis])} < drawn <= set(range(int(at[axis]) - 2, int(at[axis]) + 3))
+    assert asked.version > version
+    assert shares[-1] == 1
+    assert asked.told.startswith(f"Drawn in {len(drawn) - 1} more slice")
+    assert "Upwards" in asked.told
+    assert "Downwards" in asked.told
+    asked.changed(asked.work.undo)
+    assert not asked.told
+    np.testing.assert_array_equal(asked.mask, one)
+
+
 def test_labels_are_read_back_as_a_dataset(asked: Prompting, tmp_path: Path) -> None:
     asked.heard(event("brush", (20, 20)))
     asked.changed(lambda: asked.work.rename_object("object 1", "heart"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,6 +105,27 @@ def test_tools_objects_and_what_cannot_be_done(start: Callable[..., None], model
     assert ASKED not in session_of(test).parts
     press(test, "Go on prompting")
     assert session_of(test).parts[ASKED].mask is work.mask
+
+
+def test_an_object_of_a_volume_is_followed(start: Callable[..., None], volume: Path, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    shutil.copy(volume, tmp_path / "root" / "a.nii.gz")
+    prompt_model_file(
+        tmp_path / "models" / "slices.safetensors", channels=("image",), patch=(32, 32, 1), orientation="RAS"
+    )
+    start(models=(tmp_path / "models",), data_root=tmp_path / "root")
+    test = page()
+    test.segmented_control(key="way").set_value("Data folder").run()
+    press(press(test, "Open image"), "Start")
+    assert not buttons(test)["Follow it"]  # there is nothing to follow yet
+    work = session_of(test).parts["prompting"]
+    ask(test, "brush", (10.0, 6.0, 8.0), axis=work.work.axis, plane="any")
+    test.number_input(key="follow slices").set_value(1).run()
+    press(test, "Follow it")
+    assert "Drawn in 2 more slices" in texts(test).replace("\\", "")
+    assert len(set(work.mask.nonzero()[work.work.axis].tolist())) == 3
+    press(test, "Undo")
+    assert "more slices" not in texts(test)
 
 
 def test_labels_are_collected_and_the_least_certain_case_comes_next(

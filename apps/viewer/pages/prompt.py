@@ -8,7 +8,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from apps.viewer.exchange import Mark, PlanesEvent
-from apps.viewer.pages import review
+from apps.viewer.pages import follow, review
 from apps.viewer.session.labelled import LabelledFolder
 from apps.viewer.session.prompted_models import prompt_store
 from apps.viewer.session.prompting import TOOLS, Prompting
@@ -44,6 +44,8 @@ def show(current: Session) -> None:
         _tools(work)
     with middle:
         _candidates(work)
+        if current.opened is not None and current.opened.kind == "volume":
+            follow.show(work)
     with right:
         _objects(current, work)
     if work.problem:

@@ -17,6 +17,7 @@ from apps.viewer.session.raster import brushed, enclosed
 from datamodules.classes import Classes
 from datamodules.errors import DataError
 from tasks.interactive import EmbeddingCache, InteractiveSession
+from tasks.interactive.following import Followed
 from tasks.interactive.prompted import Box, Click
 
 # What a press on a plane may do, and what people call it.
@@ -66,6 +67,7 @@ class Prompting:
         adding: whether points, brush and polygon add; else they take away. A right-click or Shift always takes away.
         radius: of the brush, in elements.
         problem: why the last event did nothing, in words.
+        told: what came of following an object, until something else is done.
         version: grows with every change of what is to be shown.
 
     Raises:
@@ -85,7 +87,7 @@ class Prompting:
             opened.image, loaded.model, EmbeddingCache(folder, disk=_DISK, memory=_MEMORY)
         )
         self.tool, self.adding, self.radius = "point", True, 6.0
-        self.problem = ""
+        self.problem = self.told = ""
         self.version = 0
         self._shown: tuple[int, np.ndarray] | None = None
 
@@ -98,7 +100,7 @@ class Prompting:
 
     def heard(self, event: Event) -> None:
         """Do what was done on a plane; what cannot be done is said in :attr:`problem`."""
-        self.problem = ""
+        self.problem = self.told = ""
         act = {"point": self._point, "box": self._box, "brush": self._brush, "polygon": self._polygon}.get(
             event.kind
         )
@@ -113,13 +115,41 @@ class Prompting:
 
     def changed(self, act: Callable[[], object]) -> None:
         """Do anything with :attr:`work`, such as undo: what is shown is then made anew."""
-        self.problem = ""
+        self.problem = self.told = ""
         try:
             with self._lock:
                 act()
         except DataError as error:
             self.problem = str(error)
         self.version += 1
+
+    def follow(self, most: int, progress: Callable[[float], object] | None = None) -> None:
+        """Follow the current object from this slice in both directions; what came of it is in :attr:`told`.
+
+        Args:
+            most: slices in each direction.
+            progress: called with the share done, from 0 to 1.
+        """
+
+        def act() -> None:
+            nonlocal found
+            found = self.work.propagate(most=most, progress=_silent(progress))
+
+        found = Followed()
+        self.changed(act)
+        if not self.problem:
+            count = len(found.slices)
+            ends = " ".join(
+                f"{'Upwards' if way > 0 else 'Downwards'} it ended there: {why}."
+                for way, why in found.ended.items()
+            )
+            self.told = f"Drawn in {count} more slice{'' if count == 1 else 's'}. {ends}"
+
+    @property
+    def slices(self) -> int:
+        """How many slices of the volume the model sees; 1 of a picture."""
+        view = self.work.view
+        return 1 if view.axis is None else self.work.planes.grid.shape[view.axis]
 
     def begin_with(self, mask: np.ndarray, name: str) -> None:
         """Begin an object with a mask that is there already, ``(*S)``, not 0 where it is.
