@@ -2,7 +2,8 @@
 
 All tests of the viewer in a browser go through here, so that all of them prove that nothing but this machine is asked:
 Chromium writes down every request it makes (its own net log, not what a page tells), and :class:`Browser` reads it.
-Screenshots go to the folder that the environment variable DELINEATE_SCREENSHOTS names, else to a temporary one.
+Screenshots go to the folder that the environment variable DELINEATE_SCREENSHOTS names, else to a temporary one; those of
+the docs to that of DELINEATE_PICTURES.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ FLAGS = (
     "--force-color-profile=srgb",
 )
 _SECONDS = 90
+# Pictures of the docs: pixels across, and bytes.
+_WIDE, _MOST_BYTES = 1200, 300_000
 
 
 def _missing() -> str:
@@ -152,7 +155,7 @@ class Browser:
             " && !document.querySelector('[data-testid=stSpinner]')"
             " && !document.querySelector('[data-testid=stSkeleton]')"
         )
-        end = time.monotonic() + _SECONDS
+        end = time.monotonic() + 3 * _SECONDS  # a volume may be predicted meanwhile
         quiet = 0
         while quiet < 2:
             assert time.monotonic() < end, "the page has not come to rest"
@@ -179,6 +182,28 @@ class Browser:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{name}.png"
         self.page.screenshot(path=file, full_page=full)
+        return file
+
+    def picture(self, name: str) -> Path:
+        """Take a picture that the docs show: small enough for a page, and no button under the mouse.
+
+        It goes to the folder that DELINEATE_PICTURES names, else to a temporary one.
+        """
+        import PIL.Image
+
+        self.page.mouse.move(3, 3)
+        self.page.evaluate("document.activeElement?.blur()")
+        self.page.wait_for_timeout(400)
+        taken = PIL.Image.open(self.screenshot(name)).convert("RGB")
+        size = (_WIDE, round(taken.height * _WIDE / taken.width))
+        small = taken.resize(size, PIL.Image.Resampling.LANCZOS)
+        folder = Path(os.environ.get("DELINEATE_PICTURES") or self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{name}.png"
+        small.quantize(256, PIL.Image.Quantize.MAXCOVERAGE, dither=PIL.Image.Dither.NONE).save(
+            file, optimize=True
+        )
+        assert file.stat().st_size < _MOST_BYTES
         return file
 
 

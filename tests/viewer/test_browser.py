@@ -49,6 +49,7 @@ def test_a_sample_is_opened_predicted_seen_and_saved(
         window.page.get_by_text("Research use only. Not for diagnosis.").first.wait_for()
         window.settled()
         after = colours(window.screenshot(f"{sample}-mask"))
+        window.picture(f"viewer-{sample}")
         assert after > before + 5000 or sample == "satellite"  # that one is coloured before
         window.page.get_by_role("tab", name="Save").click()
         saved = window.download(button)

@@ -24,8 +24,8 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield found
 
 
-def click(window: Browser, row: int, column: int, **more: Any) -> None:
-    """Click on a pixel of the image, which is shown whole."""
+def click(window: Browser, row: int, column: int, marks: int, **more: Any) -> None:
+    """Click on a pixel of the image, which is shown whole; until the page has drawn so many marks."""
     canvas = window.page.locator('[data-plane="image"] .screen')
     canvas.scroll_into_view_if_needed()
     frame = canvas.bounding_box()
@@ -34,6 +34,12 @@ def click(window: Browser, row: int, column: int, **more: Any) -> None:
     x = frame["x"] + frame["width"] / 2 + (column + 0.5 - SIDE / 2) * scale
     y = frame["y"] + frame["height"] / 2 + (row + 0.5 - SIDE / 2) * scale
     window.page.mouse.click(x, y, **more)
+    drawn(window, marks)
+
+
+def drawn(window: Browser, marks: int) -> None:
+    """Until what was asked is answered: the session has so many marks, and the page is at rest."""
+    window.page.locator(f'.planes[data-marks="{marks}"]').wait_for()
     window.settled()
 
 
@@ -58,21 +64,23 @@ def test_two_clicks_and_an_undo(viewer: Server, tmp_path: Path) -> None:
         window.page.locator('[data-plane="image"] .screen').wait_for()
         rows, columns = np.nonzero((truth == 1) & (np.arange(SIDE) < SIDE // 2))
         at = int(np.median(rows)), int(np.median(columns))
-        click(window, *at)
+        click(window, *at, marks=1)
         window.page.get_by_text("score").first.wait_for()
         first = mask(window)
         assert first[at] == 1
         heart = tuple(int(x) for x in np.argwhere(truth == 2).mean(0))
-        click(window, heart[0], heart[1], button="right")  # does not belong to it
+        click(window, *heart, marks=2, button="right")  # does not belong to it
         second = mask(window)
         assert second[heart] == 0
         assert (second != first).any()
         window.page.mouse.wheel(0, -4000)
         window.settled()
-        window.screenshot("prompt-clicks")
+        window.picture("viewer-prompts")
         window.press("Undo")
+        drawn(window, 1)
         np.testing.assert_array_equal(mask(window), first)
         window.press("Redo")
+        drawn(window, 2)
         np.testing.assert_array_equal(mask(window), second)
         window.screenshot("prompt-full", full=True)
         assert not window.problems

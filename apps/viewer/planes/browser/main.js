@@ -35,6 +35,7 @@ class Ui {
     }
     this.untold = this.untold.filter((event) => event.serial > header.told);
     this.box.setAttribute("aria-busy", String(this.untold.length > 0));
+    this.box.dataset.marks = String(header.marks.length);
     this.radius = header.radius;
     this.labelColour = header.label_colour;
     this.build();
