@@ -131,11 +131,12 @@ class Prompting:
             progress: called with the share done, from 0 to 1.
         """
 
+        found = Followed()
+
         def act() -> None:
             nonlocal found
             found = self.work.propagate(most=most, progress=_silent(progress))
 
-        found = Followed()
         self.changed(act)
         if not self.problem:
             count = len(found.slices)
