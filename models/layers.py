@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,9 +64,40 @@ def conv(
             f"try {[max(1, k) | 1 for k in kernel]}"
         )
     padding = tuple(k // 2 * dilation for k in kernel)
-    return _CONV[ndim](
-        in_channels, out_channels, kernel, per_axis(stride, ndim), padding, dilation, groups, bias
-    )
+    stride = per_axis(stride, ndim)
+    few = in_channels // groups < _FEW and max(kernel) == 1 < max(stride)
+    made = (_SKIPPING if few else _CONV)[ndim]
+    return made(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias)
+
+
+class _Skipping:
+    """A convolution of single positions that leaves out those between its strides first: the same numbers.
+
+    torch 2.13 on a CPU writes beyond its memory in the backward pass of such a convolution where it is strided, has 2 to 7
+    channels and maps lie channels-last: the process dies, or worse.
+    """
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        """As of the convolution."""
+        kept = x[(slice(None), slice(None), *(slice(None, None, step) for step in self.stride))]
+        function = (F.conv1d, F.conv2d, F.conv3d)[len(self.stride) - 1]
+        return function(kept, self.weight, self.bias, groups=self.groups)
+
+
+class _Skipping1d(_Skipping, nn.Conv1d):
+    pass
+
+
+class _Skipping2d(_Skipping, nn.Conv2d):
+    pass
+
+
+class _Skipping3d(_Skipping, nn.Conv3d):
+    pass
+
+
+_FEW = 8
+_SKIPPING: dict[int, Callable[..., Conv]] = {1: _Skipping1d, 2: _Skipping2d, 3: _Skipping3d}
 
 
 def transposed_conv(ndim: int, in_channels: int, out_channels: int, stride: Sequence[int]) -> nn.Module:

@@ -123,14 +123,15 @@ def line_summaries(names: Sequence[str], scores: Sequence[np.ndarray]) -> list[L
     table = np.array(scores, dtype=np.float64).reshape(-1, len(names), 2)
     found = []
     for i, name in enumerate(names):
-        numbers: list[float] = []
-        for column in table[:, i].T:
-            there = column[np.isfinite(column)]
-            low, high = bootstrap_interval(column[:, None])[0]
-            mean = float(there.mean()) if there.size else math.nan
-            numbers += [there.size, mean, float(low), float(high)]
-        found.append(LineSummary(name, int(numbers[0]), *numbers[1:4], int(numbers[4]), *numbers[5:]))
+        found.append(LineSummary(name, *_summarised(table[:, i, 0]), *_summarised(table[:, i, 1])))
     return found
+
+
+def _summarised(scores: np.ndarray) -> tuple[int, float, float, float]:
+    """How many there are, their mean, and its interval."""
+    there = scores[np.isfinite(scores)]
+    low, high = bootstrap_interval(scores[:, None])[0]
+    return there.size, float(there.mean()) if there.size else math.nan, float(low), float(high)
 
 
 def _flat(mask: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ from models.parts import Part, make_part
 from models.systems.parts.sizes import refuse_single_position
 
 LEVELS = 3
-PUBLISHED: Part = {"name": "timm", "backbone": "resnet34", "levels": [2, 3, 4], "max_pool": False}
+_LEVELS: list[int | list[int]] = [2, 3, 4]
+PUBLISHED: Part = {"name": "timm", "backbone": "resnet34", "levels": _LEVELS, "max_pool": False}
 
 
 class _TransformerStage(nn.Module):
