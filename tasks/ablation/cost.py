@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,11 @@ def _parameters(network: Segmenter) -> int:
 
 def _flops(network: Segmenter, image: Tensor) -> int:
     counter = FlopCounterMode(display=False)
+    # The counter asks tensors that want a gradient where they come from, which parameters cannot say here.
+    frozen = copy.deepcopy(network).eval().requires_grad_(False)
     # The plain kernel consists of matrix products, which are counted on every device.
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
-        network.eval()(image)
+        frozen(image)
     return int(counter.get_total_flops())
 
 
