@@ -65,7 +65,7 @@ def assert_refused(path: str | Path, message: str = "") -> str:
 
 WHOLE: dict[str, Callable[[], bytes]] = {
     "v.nii": lambda: bytes(nifti_bytes()),
-    "v.nii.gz": lambda: gzip.compress(bytes(nifti_bytes())),
+    "v.nii.gz": lambda: gzip.compress(bytes(nifti_bytes()), mtime=0),
     "p.png": lambda: picture_bytes("PNG"),
     "p.jpg": lambda: picture_bytes("JPEG"),
     "plain.tif": lambda: tiff_bytes(),
@@ -143,7 +143,7 @@ def test_junk(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("a.nii.gz", gzip.compress(b"a letter, not a volume " * 40)),
+        ("a.nii.gz", gzip.compress(b"a letter, not a volume " * 40, mtime=0)),
         ("a.nii.gz", b"\x1f\x8b"),
         ("a.nii", bytes(nifti_bytes()[:352])),
         ("a.png", b"\x89PNG\r\n\x1a\n"),
