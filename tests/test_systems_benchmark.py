@@ -50,7 +50,7 @@ class TestEntries:
         for key in flat:
             with pytest.raises(EntryError, match="has 3 axes"):
                 system(key, 3)
-        with pytest.raises(EntryError, match="2D|not installed"):
+        with pytest.raises(EntryError, match=r"2D|not installed"):
             peer("smp_unet", 3)
 
     @pytest.mark.parametrize(("name", "ndim"), [("monai_attention_unet", 2), ("monai_dynunet", 3)])
