@@ -14,6 +14,7 @@ from models.attention.mechanics.options import at_least, checked_heads, odd
 from models.attention.mechanics.tokens import merge_heads, split_heads
 from models.attention.mechanics.windows import Windows
 from models.layers import conv
+from models.precision import full_precision
 
 REGIONS = {2: 7, 3: 4}
 
@@ -126,7 +127,7 @@ class BRA(AttentionBlock):
     def _route(self, means: Tensor) -> tuple[Tensor, Tensor | None]:
         """Means of the map ``(B, R, C)`` -> regions ``(B, R, topk)`` for each region, and their weights."""
         # The mean of queries is the query of the mean. In full precision: rounding would choose other regions.
-        with torch.autocast(means.device.type, enabled=False):
+        with full_precision(means):
             weight, bias = self.qkv.weight[: 2 * self.channels].flatten(1), self.qkv.bias
             assert bias is not None
             means = F.linear(means.to(weight.dtype), weight, bias[: 2 * self.channels])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.options import checked_heads
 from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
+from models.precision import full_precision
 
 EPSILON = 1e-6
 
@@ -47,7 +48,7 @@ class Flow(AttentionBlock):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``."""
         size, qkv = x.shape[2:], self.qkv(to_tokens(x))
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             wide = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
             q, k, v = (split_heads(t, self.heads) for t in wide.chunk(3, dim=-1))
             out, competition = self._flow(q.sigmoid(), k.sigmoid(), v)

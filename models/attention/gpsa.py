@@ -13,6 +13,7 @@ from models.attention.mechanics.attend import attend, received
 from models.attention.mechanics.options import checked_heads
 from models.attention.mechanics.strips import outer
 from models.attention.mechanics.tokens import merge_heads, split_heads, to_map, to_tokens
+from models.precision import full_precision
 
 
 class GPSA(AttentionBlock):
@@ -94,7 +95,7 @@ class GPSA(AttentionBlock):
         q, k = (split_heads(t, self.heads) for t in self.query_key(tokens).chunk(2, dim=-1))
         v = split_heads(self.value(tokens), self.heads)
         gate = self.gate.sigmoid().reshape(-1, 1, 1)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             along = self.positional(size)
             near = v.to(along[0].dtype).unflatten(2, size)
             for axis, weights in enumerate(along):

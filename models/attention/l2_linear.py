@@ -19,6 +19,7 @@ from models.attention.mechanics.tokens import (
 )
 from models.errors import ModelError
 from models.layers import conv
+from models.precision import full_precision
 
 
 class LocalConcentration(nn.Module):
@@ -91,7 +92,7 @@ class L2Linear(AttentionBlock):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, C, *S)``; its map is how much each position is looked at, without the floor."""
         size, qkv = x.shape[2:], self.qkv(to_tokens(x))
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             wide = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
             q, k, v = (split_heads(t, self.heads) for t in wide.chunk(3, dim=-1))
             q, k = q.relu(), k.relu()

@@ -9,6 +9,7 @@ from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
 from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
 from models.errors import ModelError
+from models.precision import full_precision
 
 
 class MixtureOfHead(AttentionBlock):
@@ -77,7 +78,7 @@ class MixtureOfHead(AttentionBlock):
 
     def _routed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         # In full precision also under autocast: which heads take part is a matter of small differences.
-        with torch.autocast(tokens.device.type, enabled=False):
+        with full_precision(tokens):
             gates = self.route(tokens.to(self.route.weight.dtype)).softmax(-1)
         chosen = torch.zeros_like(gates).scatter(-1, gates.topk(self.active, dim=-1).indices, 1.0)
         return gates, chosen

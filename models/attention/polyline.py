@@ -14,6 +14,7 @@ from models.attention.mechanics.options import checked_heads
 from models.attention.mechanics.positions import rotary
 from models.attention.mechanics.tokens import to_map, to_tokens
 from models.layers import conv
+from models.precision import full_precision
 
 
 class Polyline(AttentionBlock):
@@ -63,7 +64,7 @@ class Polyline(AttentionBlock):
         by_head = x.movedim(1, -1).unflatten(-1, (self.heads, -1))
         bias, rate = self.step_bias.unsqueeze(-1), self.log_rate.exp().unsqueeze(-1)
         masks = []
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             # Sums over a line: single precision at least.
             wide = torch.promote_types(x.dtype, torch.float32)
             lost = rate * F.softplus(self.decay(by_head.to(self.decay.weight.dtype)) + bias)

@@ -14,6 +14,7 @@ from models.attention.mechanics.options import at_least
 from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
 from models.errors import ModelError
 from models.layers import conv
+from models.precision import full_precision
 
 ITERATIONS = 3
 
@@ -169,5 +170,5 @@ class TokenAggregation(AttentionBlock):
 def assignment(unit: Tensor, centres: Tensor) -> Tensor:
     """Which centre each token is most similar to: ``(B, N, C), (M, C) -> (B, N)``."""
     # In full precision also under autocast: the order of all tokens hangs on it.
-    with torch.autocast(unit.device.type, enabled=False):
+    with full_precision(unit):
         return (unit @ centres.to(unit.dtype).T).argmax(-1)

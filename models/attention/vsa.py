@@ -16,6 +16,7 @@ from models.attention.mechanics.positions import RelativeBias, grid
 from models.attention.mechanics.tokens import merge_heads, split_heads
 from models.attention.mechanics.windows import Windows
 from models.layers import conv, per_axis
+from models.precision import full_precision
 
 
 class VSA(AttentionBlock):
@@ -73,7 +74,7 @@ class VSA(AttentionBlock):
         window = torch.tensor(self.windows.window, device=x.device, dtype=wide)
         windows = torch.tensor(counts, device=x.device, dtype=wide)
         # Half precision would move keys by whole positions at the far end of a map.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             summary = F.leaky_relu(self.windows.split(x.to(self.scale.weight.dtype)).mean(2))
             scale, offset = self.scale(summary), self.offset(summary)
 

@@ -12,6 +12,7 @@ from models.base_weights import base_of, weight_file
 from models.errors import ModelError
 from models.interfaces import Output, Prompts, Segmenter
 from models.parts import Part
+from models.precision import full_precision
 from models.sam.adapters import place_adapters
 from models.sam.checkpoint import read_checkpoint
 from models.sam.frame import Frame
@@ -184,7 +185,7 @@ class SamSegmenter(Segmenter):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         # In full precision: it is little work, positions need it, and the package mixes dtypes under autocast.
-        with torch.autocast(self.prompt_encoder.no_mask_embed.weight.device.type, enabled=False):
+        with full_precision(self.prompt_encoder.no_mask_embed.weight):
             sparse, dense = self.prompt_encoder(
                 points=None if points is None else (points, labels),
                 boxes=boxes,

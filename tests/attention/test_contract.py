@@ -54,6 +54,13 @@ class TestContract:
         assert torch.equal(x, kept), "the input was modified in place"
 
     @every_block
+    def test_runs_without_memory(self, key, options, ndim):
+        with torch.device("meta"):
+            block = ATTENTION[key](CHANNELS, ndim=ndim, **options).eval()
+            x = torch.zeros(2, CHANNELS, *SIZES[ndim][0])
+        assert block(x).shape == x.shape
+
+    @every_block
     def test_gradient_reaches_input_and_every_parameter(self, key, options, ndim):
         block = make(key, options, ndim)
         x = maps(ndim, batch=4).requires_grad_()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models.attention.mechanics.options import at_least, odd
 from models.errors import ModelError
 from models.layers import transposed_conv
+from models.precision import full_precision
 from models.sam.image_encoder import LayerNorm2d
 from models.sam.package import make_perceptron, make_position_encoding, make_two_way_transformer
 
@@ -73,9 +74,8 @@ class LightMaskDecoder(nn.Module):
         """``(B, C, h, w) -> (B, M, 4 h, 4 w)``."""
         # A length would fix the batch of an exported graph.
         batch, size = embedding.shape[0], embedding.shape[2:]
-        # In full precision: it is little work, and positions need it. The meta device knows no autocast.
-        device = "cpu" if embedding.is_meta else embedding.device.type
-        with torch.autocast(device, enabled=False):
+        # It is little work, and positions need it.
+        with full_precision(embedding):
             positions = self.positions(tuple(size)).unsqueeze(0).expand(batch, -1, -1, -1)
         source = embedding + self.no_prompt[:, None, None]
         tokens = self.tokens.expand(batch, -1, -1)
