@@ -135,7 +135,9 @@ def _systems(args: argparse.Namespace, datasets: list[Dataset], overrides: list[
     todo.sort(key=lambda job: job.seed)
     failed = _train(args, todo)
     chosen = ["--systems", *args.systems] if args.systems else []
-    ablation = collect(todo, _shown(args, datasets, chosen), overrides, REFERENCE)
+    # The networks of other libraries lie beside the package, where only python -m finds them.
+    start = ["python", "-m", "apps.cli"] if any(job.entry.foreign for job in todo) else ["delineate"]
+    ablation = collect(todo, _shown(args, datasets, chosen, start), overrides, REFERENCE)
     if not ablation.datasets:
         print(f"delineate: no training of {REFERENCE} was finished: nothing to compare with", file=sys.stderr)
         return 2
@@ -234,9 +236,14 @@ def _length(epochs: int | None) -> list[str]:
     return [word for setting in settings for word in (f"--{setting}", str(epochs))]
 
 
-def _shown(args: argparse.Namespace, datasets: Sequence[Dataset], chosen: Sequence[str]) -> str:
+def _shown(
+    args: argparse.Namespace,
+    datasets: Sequence[Dataset],
+    chosen: Sequence[str],
+    start: Sequence[str] = ("delineate",),
+) -> str:
     """The command that finds the same, with folders reduced to their names: the page may be published."""
-    words = ["delineate", "benchmark", args.kind]
+    words = [*start, "benchmark", args.kind]
     for d in datasets:
         recipe = d.name if Path(d.recipe).is_absolute() else d.recipe
         words.append(f"{recipe}={Path(d.root).resolve().name}")

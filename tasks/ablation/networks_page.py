@@ -167,7 +167,7 @@ def _chart(ablation: Ablation, path: Path) -> None:
     labels = list(dict.fromkeys(label for _, d in datasets for label in (row[0] for row in table(d)[1:])))
     labels = [label for label in labels if any(label in d.entries for _, d in datasets)]
     figure = Figure(
-        figsize=(3.4 + 3.6 * len(datasets), 1.2 + 0.27 * len(labels)), dpi=144, layout="constrained"
+        figsize=(3.4 + 3.6 * len(datasets), 1.4 + 0.27 * len(labels)), dpi=144, layout="constrained"
     )
     all_axes = figure.subplots(1, len(datasets) + 1, sharey=True, squeeze=False)[0]
     for axes, (name, dataset) in zip(all_axes, datasets, strict=False):
@@ -184,8 +184,6 @@ def _chart(ablation: Ablation, path: Path) -> None:
             axes.plot(found.mean, row, "o", color=colour, markersize=4.5)
         axes.set_title(name, fontsize=9, color=_INK)
         axes.set_xlabel("Dice, 95 %", fontsize=8, color=_INK)
-        if dataset.baselines:
-            axes.legend(fontsize=7, frameon=False, loc="lower left")
     times = all_axes[-1]
     for row, label in enumerate(labels):
         ratios = [d.entries[label].cost.latency for _, d in datasets if label in d.entries]
@@ -198,6 +196,10 @@ def _chart(ablation: Ablation, path: Path) -> None:
         axes.tick_params(colors=_INK, labelsize=8, length=2)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="x", color=_INK, alpha=0.12)
+    # Outside the axes: inside, it would cover the rows of one dataset or another.
+    handles, names = all_axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, fontsize=7, frameon=False, loc="outside lower left", ncols=len(names))
     FigureCanvasAgg(figure).print_png(str(path))
 
 
