@@ -29,6 +29,7 @@ from datamodules.patch import Patch
 from datamodules.preprocessing import Preprocessing
 from models.base_weights import Base, digest, find_base
 from models.interfaces import Segmenter
+from models.meta import without_memory
 
 HEADER = "delineate"
 FORMAT = 1
@@ -242,7 +243,7 @@ def _filled(
 ) -> Segmenter:
     """Build without memory first, so that a header cannot ask for more than the file holds."""
     try:
-        with torch.device("meta"):
+        with without_memory():
             network = cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{file}: its architecture cannot be built ({error})") from error

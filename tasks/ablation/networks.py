@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from models import SYSTEMS
 from models.interfaces import Segmenter
+from models.meta import without_memory
 from tasks.ablation.entries import EntryError
 
 REFERENCE = "unet"
@@ -64,7 +64,7 @@ def system(key: str, ndim: int, recipe: Path | None = None) -> NetworkEntry:
     cls = SYSTEMS[key]
     if ndim not in cls.ndims:
         raise EntryError(f"{key} exists in {_axes(cls)}; the recipe's patch has {ndim} axes")
-    with torch.device("meta"):
+    with without_memory():
         network = cls.preset("tiny", in_channels=1, num_classes=2, ndim=ndim)
     # All arguments, so that none of the recipe's own network is left where they have the same name.
     arguments = {name: value for name, value in network.arguments.items() if name not in _FROM_DATA}
