@@ -10,11 +10,16 @@ import torch
 
 from apps.training import data_of
 from apps.verbs.recipes import path_of
+from benchmarks.baselines import lines, measure, measure_beside
+from benchmarks.folds import folds_of
+from datamodules.atomic import write_text
 from datamodules.classes import IGNORE, Classes
 from datamodules.geometry import Geometry
 from datamodules.sample import Sample
+from datamodules.splits import write_splits
 from tasks.ablation.baselines import fit_constant, fit_threshold, otsu
 from tasks.ablation.cases import CaseScore, interval, load_cases, save_cases, score_all, score_case
+from tasks.callbacks import CASES_FILE, SPLITS_FILE
 from tests.synthetic import make_picture_dataset
 
 TWO = Classes(["background", "organ"])
@@ -155,3 +160,38 @@ def test_through_a_recipe(tmp_path: Path) -> None:
     # Three brightnesses: a threshold finds one of the two classes, and counts the other to it or to the rest.
     assert 0.3 < scores[fit_threshold] < 0.7
     assert 0 < scores[fit_constant] < 1
+
+
+def test_runs_beside_baselines_case_by_case(tmp_path: Path) -> None:
+    root = make_picture_dataset(tmp_path / "pictures")
+    settings = ["--data.cache_dir", str(tmp_path / "cache"), "--data.classes", "{a: 0, b: 1, c: 2}"]
+    folds = folds_of("folder_2d", str(root), settings, 2)
+    data = data_of(path_of("folder_2d") or "", ["--data.root", str(root), *settings])
+    tested = [key for splits in folds for key in splits["test"]]
+    assert sorted(tested) == sorted({*data.splits["train"], *data.splits["test"]}), "each of them once"
+    assert all(splits["val"] == sorted(data.splits["val"]) for splits in folds)
+    assert all(not {*splits["train"]} & {*splits["test"], *splits["val"]} for splits in folds)
+
+    runs = []
+    for number, splits in enumerate(folds):
+        run = tmp_path / str(number)
+        write_splits(run / SPLITS_FILE, splits)
+        rows = [f"{key},{0.6 if number else 0.7},nan" for key in splits["test"]]
+        write_text(run / CASES_FILE, "\n".join(["case,b,c", *rows]) + "\n")
+        runs.append(run)
+    found = measure_beside("folder_2d", str(root), settings, runs)
+    assert list(found["run"]) == tested
+    assert [case.dice for case in found["run"].values()] == [[0.7, None]] * len(folds[0]["test"]) + [
+        [0.6, None]
+    ] * len(folds[1]["test"])
+    # Fitted without the fold that is tested, and measured on it.
+    alone = measure("folder_2d", str(root), [*settings, "--data.division.splits", str(runs[0] / SPLITS_FILE)])
+    assert all(found["constant"][key] == case for key, case in alone["constant"].items())
+    run, constant, _, above, _ = (float(line.split("(")[0].split()[-1]) for line in lines("folder_2d", found))
+    own = np.array([case.dice[0] for case in found["run"].values()], dtype=float)
+    other = np.array([[np.nan if d is None else d for d in c.dice] for c in found["constant"].values()])
+    assert run == pytest.approx(own.mean(), abs=1e-4)
+    assert constant == pytest.approx(np.nanmean(np.nanmean(other, axis=0)), abs=1e-4)
+    assert above == pytest.approx(run - constant, abs=2e-4)
+    with pytest.raises(SystemExit, match="was measured by a run before it"):
+        measure_beside("folder_2d", str(root), settings, [runs[0], runs[0]])
