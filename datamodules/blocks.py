@@ -2,6 +2,10 @@
 
 A block is complete when the last window over it has been added. Until then it lies in memory, or, where that is
 scarce, in a temporary file: so memory depends neither on the image's size nor on the number of classes.
+
+Sums and weights lie in memory as the windows' scores do, channels first or last, so that adding a window is one pass
+over neighbours in memory; what is given out is always channels first. Turning each window instead takes several times
+as long with many classes.
 """
 
 from __future__ import annotations
@@ -62,6 +66,9 @@ class Blocks:
         self._scratch = _Scratch((channels + 1, *self.side))
         self._room = max(1, memory // self._scratch.bytes)
         self._spare: list[Tensor] = []
+        self._means = torch.empty(channels, *self.side)
+        self._channels_last: bool | None = None
+        self._weights = torch.empty(0)
         self._unseen = None if unseen is None else torch.tensor(unseen)
         self._skipped = False
 
@@ -73,7 +80,7 @@ class Blocks:
         Args:
             start: of the window; it may lie outside of the image.
             scores: ``(K, *size)``; None where the window is skipped.
-            weights: ``(*size)``.
+            weights: ``(*size)``, the same for all windows.
 
         Yields:
             The block's place in the image, and the weighted means ``(K, *block)`` float32: ``unseen`` where
@@ -114,40 +121,65 @@ class Blocks:
         end = [min(b, o + side) for b, o, side in zip(high, origin, self.side, strict=True)]
         inside = tuple(slice(a - o, b - o) for a, b, o in zip(begin, end, origin, strict=True))
         part = tuple(slice(a - s, b - s) for a, b, s in zip(begin, end, start, strict=True))
-        sums = self._block(index)
-        weight = weights[part]
-        here: tuple[Any, ...] = (slice(0, -1), *inside)
+        here: tuple[Any, ...] = (slice(None), *inside)
         there: tuple[Any, ...] = (slice(None), *part)
-        sums[here].addcmul_(scores[there], weight)
-        sums[-1][inside].add_(weight)
+        laid = self._laid(weights, scores)
+        block, fresh = self._block(index)
+        sums, total = self._parts(block)
+        if fresh and all(b - a == side for a, b, side in zip(begin, end, self.side, strict=True)):
+            torch.mul(scores[there], laid[there], out=sums)
+            total.copy_(weights[part])
+            return
+        if fresh:
+            block.zero_()
+        sums[here].addcmul_(scores[there], laid[there])
+        total[inside].add_(weights[part])
 
-    def _block(self, index: Index) -> Tensor:
+    def _laid(self, weights: Tensor, scores: Tensor) -> Tensor:
+        """The weights ``(K or 1, *size)``, laid as the first scores are, which also decides it for the sums."""
+        if self._channels_last is None:
+            self._channels_last = self.channels > 1 and scores.stride(0) == 1
+            self._weights = weights[None]
+            if self._channels_last:
+                # One weight for many neighbours in memory would make of one long pass many short ones.
+                self._weights = weights[..., None].repeat(*[1] * weights.ndim, self.channels).movedim(-1, 0)
+        return self._weights
+
+    def _parts(self, block: Tensor) -> tuple[Tensor, Tensor]:
+        """A block's sums ``(K, *side)``, laid as the scores are, and its sum of weights ``(*side)``."""
+        sums = block[:-1]
+        return sums.view(*self.side, -1).movedim(-1, 0) if self._channels_last else sums, block[-1]
+
+    def _block(self, index: Index) -> tuple[Tensor, bool]:
+        """A block, and whether nothing was added yet: then it holds anything."""
         if index in self._sums:
             self._sums.move_to_end(index)
-            return self._sums[index]
+            return self._sums[index], False
         while len(self._sums) >= self._room:
             oldest, sums = self._sums.popitem(last=False)
             self._scratch.put(oldest, sums)
             self._spare.append(sums)
         sums = self._spare.pop() if self._spare else torch.empty(self._scratch.shape)
-        if not self._scratch.take(index, sums):
-            sums.zero_()
         self._sums[index] = sums
-        return sums
+        return sums, not self._scratch.take(index, sums)
 
     def _complete(self, index: Index) -> tuple[tuple[slice, ...], np.ndarray]:
         window = tuple(
             slice(i * side, min(n, (i + 1) * side))
             for i, side, n in zip(index, self.side, self.shape, strict=True)
         )
-        sums = self._block(index)
+        block, fresh = self._block(index)
+        if fresh:
+            block.zero_()
         del self._sums[index]
-        self._spare.append(sums)
+        self._spare.append(block)
+        sums, total = self._parts(block)
         inside = tuple(slice(0, w.stop - w.start) for w in window)
-        here: tuple[Any, ...] = (slice(0, -1), *inside)
-        means = sums[here].div_(sums[-1][inside].clamp_min(torch.finfo(sums.dtype).tiny))
+        here: tuple[Any, ...] = (slice(None), *inside)
+        weight = total[inside].clamp_min(torch.finfo(total.dtype).tiny)
+        means = torch.div(sums[here], weight, out=self._means[here])
         if self._skipped and self._unseen is not None:
-            means[:, sums[-1][inside] == 0] = self._unseen[:, None]
+            means[:, total[inside] == 0] = self._unseen[:, None]
         return window, means.numpy()
 
 

@@ -52,6 +52,14 @@ def uneven(patches: Tensor) -> Tensor:
     return torch.cat([patches[:, :1] * (1 + ramp / ramp.numel()), patches[:, :1] + patches.mean()], dim=1)
 
 
+def uneven_channels_last(patches: Tensor) -> Tensor:
+    """The same, channels next to each other in memory, as networks give it on a CPU."""
+    return uneven(patches).movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+LAYOUTS = [uneven, uneven_channels_last]
+
+
 @st.composite
 def tilings(draw: st.DrawFn) -> tuple[Tiler, tuple[int, ...]]:
     ndim = draw(st.sampled_from([2, 3]))
@@ -72,8 +80,9 @@ def test_stream_is_the_blend_by_definition_with_any_memory(
     tiler, shape = tiling
     image = noise(1, *shape)
     memory = data.draw(st.sampled_from([0, 2**20, 2**30]))
+    function = data.draw(st.sampled_from(LAYOUTS))
     found = np.full((2, *shape), np.nan, dtype=np.float32)
-    for place, scores in tiler.stream(uneven, image, memory=memory):
+    for place, scores in tiler.stream(function, image, memory=memory):
         assert np.isnan(found[(slice(None), *place)]).all(), "places do not overlap"
         found[(slice(None), *place)] = scores
     np.testing.assert_allclose(found, by_hand(tiler, uneven, image), rtol=1e-4, atol=1e-4)
@@ -88,9 +97,10 @@ def test_region_is_bit_for_bit_what_the_whole_image_has_there(
     image = noise(1, *shape)
     lows = [data.draw(st.integers(0, n - 1)) for n in shape]
     region = [slice(low, data.draw(st.integers(low + 1, n))) for low, n in zip(lows, shape, strict=True)]
-    whole = tiler.run(uneven, image)
+    function = data.draw(st.sampled_from(LAYOUTS))
+    whole = tiler.run(function, image)
     found = np.full((2, *shape), np.nan, dtype=np.float32)
-    for place, scores in tiler.stream(uneven, image, region=region):
+    for place, scores in tiler.stream(function, image, region=region):
         found[(slice(None), *place)] = scores
     inside = (slice(None), *region)
     assert np.array_equal(found[inside], whole[inside])
@@ -99,7 +109,10 @@ def test_region_is_bit_for_bit_what_the_whole_image_has_there(
     assert np.isnan(found[outside]).all()
 
 
-def test_blocks_larger_than_one_and_spilled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("function", LAYOUTS)
+def test_blocks_larger_than_one_and_spilled_ones(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[[Tensor], Tensor]
+) -> None:
     monkeypatch.setattr("datamodules.blocks._BLOCK_BYTES", 2**14)
     monkeypatch.setattr("datamodules.tiler._COLUMN", 64)
     tiler = Tiler(Patch((24, 40)), 0.5, "gaussian", batch_size=1)
@@ -107,7 +120,7 @@ def test_blocks_larger_than_one_and_spilled_ones(monkeypatch: pytest.MonkeyPatch
     places = []
     for memory in (0, 2**15, 2**30):
         found = np.full((2, 90, 210), np.nan, dtype=np.float32)
-        for place, scores in tiler.stream(uneven, image, memory=memory):
+        for place, scores in tiler.stream(function, image, memory=memory):
             found[(slice(None), *place)] = scores
             places.append(place)
         np.testing.assert_allclose(found, by_hand(tiler, uneven, image), rtol=1e-4, atol=1e-4)
