@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import segmentation_models_pytorch as smp
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.interfaces import Output, Prompts, Segmenter
+from models.sizes import pad_to_multiple
 
 # Its encoders halve the image five times.
 _MULTIPLE = 32
@@ -37,8 +37,7 @@ class SmpUnet(Segmenter):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Its encoder's maps; the image is padded to a multiple of 32 first, as it demands."""
-        rows, columns = (-n % _MULTIPLE for n in image.shape[2:])
-        return list(self.unet.encoder(F.pad(image, (0, columns, 0, rows))))
+        return list(self.unet.encoder(pad_to_multiple(image, (_MULTIPLE, _MULTIPLE))))
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """Its decoder and head, cropped back to ``size``."""

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from models.attention.placement import place_attention
 from models.decoders import DECODERS
 from models.encoders import ENCODERS
-from models.errors import ModelError
 from models.interfaces import Output, Prompts, Segmenter
 from models.layers import conv, resize
 from models.necks import NECKS
 from models.parts import Part, make_part, split_part
+from models.sizes import refuse_single_position
 
 
 class EncoderDecoder(Segmenter):
@@ -49,11 +49,7 @@ class EncoderDecoder(Segmenter):
         neck: Part | None = None,
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(f"ndim is {ndim}; {type(self).__name__} exists in 2D and 3D")
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = num_classes
+        self._serve(in_channels, num_classes, ndim)
         self.encoder = make_part(ENCODERS, encoder, "encoder", in_channels, ndim=ndim)
         decoder_name, decoder_options = split_part(decoder, "decoder")
         _, encoder_options = split_part(encoder, "encoder")
@@ -75,26 +71,16 @@ class EncoderDecoder(Segmenter):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> the encoder's maps, fine to coarse, through the neck if there is one."""
-        self._check_size(image)
+        refuse_single_position(image, self.encoder.strides[-1])
         return self._through_neck(self.encoder(image))
 
     def encode_lacking(self, image: Tensor, present: Tensor) -> list[Tensor]:
         """The same, and the encoder is told which channels each image has."""
-        self._check_size(image)
+        refuse_single_position(image, self.encoder.strides[-1])
         return self._through_neck(self.encoder.forward_lacking(image, present))
 
     def _through_neck(self, maps: list[Tensor]) -> list[Tensor]:
         return maps if self.neck is None else self.neck(maps)
-
-    def _check_size(self, image: Tensor) -> None:
-        coarsest = [-(-n // s) for n, s in zip(image.shape[2:], self.encoder.strides[-1], strict=True)]
-        if all(n == 1 for n in coarsest):
-            # One position has no statistics to normalise by.
-            wanted = [max(n, s + 1) for n, s in zip(image.shape[2:], self.encoder.strides[-1], strict=True)]
-            raise ModelError(
-                f"an image of {tuple(image.shape[2:])} is a single position at this encoder's coarsest level; give at "
-                f"least {tuple(wanted)}, or an encoder of fewer levels"
-            )
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """Maps -> logits at ``size``; in training also the deep supervision's logits at their own grids."""

@@ -237,6 +237,24 @@ class Segmenter(nn.Module, ABC):
         """Build a named configuration (``tiny``, ``paper``); ``overrides`` win over its numbers."""
         return cls(**(read_preset(cls.__name__, name) | overrides))
 
+    def _serve(self, in_channels: int, num_classes: int, ndim: int) -> None:
+        """Take what the data decide, the first thing that a constructor does behind ``super().__init__()``.
+
+        Raises:
+            ModelError: the class does not exist for so many axes, or there is no channel or class.
+        """
+        if ndim not in self.ndims:
+            exists = " and ".join(f"{n}D" for n in sorted(self.ndims))
+            remedy = ": give a patch with an axis of length 1" if ndim - 1 in self.ndims else ""
+            raise ModelError(f"ndim is {ndim}; {type(self).__name__} exists in {exists}{remedy}")
+        if in_channels < 1 or num_classes < 1:
+            raise ModelError(
+                f"in_channels is {in_channels}, num_classes {num_classes}; {type(self).__name__} wants at least 1 of each"
+            )
+        self.ndim = ndim
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+
     def base_tensors(self, file: Path) -> dict[str, Tensor]:
         """The tensors that this network takes from the weight file ``file`` as they are, by its own names. A class
         that sets :attr:`base` defines it; it must also work where the network has no memory (the meta device).

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from models.attention.block import AttentionBlock, AttentionMap
 from models.attention.mechanics.attend import attend, received
 from models.attention.mechanics.tokens import heads_for, merge_heads, split_heads, to_map, to_tokens
-from models.attention.mechanics.windows import pad_to_multiple
 from models.errors import ModelError
 from models.layers import conv, patchify
+from models.sizes import pad_to_multiple
 
 _STEP = 4
 

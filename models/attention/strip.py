@@ -14,9 +14,9 @@ from models.attention.mechanics.tokens import (
     to_map,
     to_tokens,
 )
-from models.attention.mechanics.windows import pad_to_multiple
 from models.errors import ModelError
 from models.layers import patchify
+from models.sizes import pad_to_multiple
 
 
 class StripAttention(AttentionBlock):

@@ -52,8 +52,7 @@ class ClipSegSegmenter(Segmenter):
         text_length: int = 24,
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(f"ndim is {ndim}; {type(self).__name__} exists in 2D")
+        self._serve(in_channels, num_classes, ndim)
         texts = [f"class {number}" for number in range(num_classes)] if texts is None else texts
         if len(texts) != num_classes:
             raise ModelError(f"texts has {len(texts)} texts; give one for each of the {num_classes} classes")
@@ -66,9 +65,6 @@ class ClipSegSegmenter(Segmenter):
             raise ModelError(
                 f"image_size is {image_size}; it must be a multiple of {config.vision_config.patch_size}"
             )
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = num_classes
         self.frame = Frame(image_size)
         self.layers = tuple(config.extract_layers)
         self.text_model = whole.clip.text_model

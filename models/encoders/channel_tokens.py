@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.mechanics.tokens import to_map, to_tokens
-from models.attention.mechanics.windows import pad_to_multiple
 from models.encoders.simple_pyramid import SimplePyramid
 from models.encoders.vit_block import ViTBlock, init_tokens
 from models.interfaces import Encoder
 from models.layers import patchify, per_axis, resize
+from models.sizes import pad_to_multiple
 
 
 class ChannelTokens(Encoder):

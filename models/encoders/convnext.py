@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.mechanics.tokens import ChannelNorm
-from models.attention.mechanics.windows import pad_to_multiple
 from models.encoders.staged import Axes, ChainedEncoder, one_per_level
 from models.errors import ModelError
 from models.layers import activation, conv, patchify, per_axis
+from models.sizes import pad_to_multiple
 
 STYLES = ("convnext", "mednext")
 

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from models.attention.mechanics.positions import alibi_slopes, distances
 from models.attention.mechanics.tokens import to_map, to_tokens
-from models.attention.mechanics.windows import pad_to_multiple
 from models.encoders.croma_weights import LoadedWeights, load_croma
 from models.encoders.simple_pyramid import SimplePyramid
 from models.encoders.vit_block import ViTBlock, init_tokens
 from models.errors import ModelError
 from models.interfaces import Encoder
 from models.layers import patchify
+from models.sizes import pad_to_multiple
 
 # Size -> channels of a token, blocks of the optical transformer, heads. The radar's and the joining transformer
 # have half as many blocks. "base" and "large" are those of the paper; "tiny" runs on a CPU.

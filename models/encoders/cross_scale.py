@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.attention.mechanics.windows import pad_to_multiple
 from models.errors import ModelError
 from models.layers import patch_conv, per_axis
+from models.sizes import pad_to_multiple
 
 
 class CrossScaleEmbedding(nn.Module):

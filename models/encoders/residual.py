@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from models.encoders.staged import Axes, StagedEncoder
-from models.layers import ConvBlock, activation, conv, norm, per_axis
+from models.layers import ConvBlock, ConvNorm, activation, conv, norm, per_axis
 
 
 class ResidualBlock(nn.Module):
@@ -32,10 +32,7 @@ class ResidualBlock(nn.Module):
         if in_channels == out_channels and all(s == 1 for s in per_axis(stride, ndim)):
             self.shortcut: nn.Module = nn.Identity()
         else:
-            self.shortcut = nn.Sequential(
-                conv(ndim, in_channels, out_channels, 1, stride, bias=norm_name == "none"),
-                norm(norm_name, ndim, out_channels),
-            )
+            self.shortcut = ConvNorm(ndim, in_channels, out_channels, 1, stride, norm_name)
         self.activation = activation(activation_name)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,10 +68,15 @@ class PreactivationBlock(nn.Module):
             activation(activation_name),
             conv(ndim, out_channels, out_channels, kernel),
         )
+        self.shortcut = self._shortcut(ndim, in_channels, out_channels, stride)
+
+    def _shortcut(
+        self, ndim: int, in_channels: int, out_channels: int, stride: int | Sequence[int]
+    ) -> nn.Module:
+        """What the input goes through beside the branch."""
         if in_channels == out_channels and all(s == 1 for s in per_axis(stride, ndim)):
-            self.shortcut: nn.Module = nn.Identity()
-        else:
-            self.shortcut = conv(ndim, in_channels, out_channels, 1, stride)
+            return nn.Identity()
+        return conv(ndim, in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, *S) -> (B, out_channels, *ceil(S / stride))``."""

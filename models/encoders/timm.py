@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.encoders.timm_body import check_size, fixed_size, make_body
 from models.errors import ModelError
 from models.interfaces import Encoder, Slot
+from models.sizes import pad_to_multiple
 
 
 class TimmEncoder(Encoder):
@@ -93,7 +93,7 @@ class TimmEncoder(Encoder):
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, H, W) -> [(B, out_channels[i], ceil(H / stride), ceil(W / stride))]``."""
         height, width = image.shape[2:]
-        padded = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        padded = pad_to_multiple(image, (self.multiple, self.multiple))
         check_size(self.backbone, self.only, padded.shape[2:])
         maps = self.body(padded)
         if self.channels_last:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.encoders.simple_pyramid import SimplePyramid
 from models.encoders.timm_body import check_size, fixed_size, make_body
 from models.errors import ModelError
 from models.interfaces import Encoder
+from models.sizes import pad_to_multiple
 
 
 class ViTEncoder(Encoder):
@@ -84,7 +84,7 @@ class ViTEncoder(Encoder):
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, H, W) -> [(B, widths[i], ceil(H / strides[i]), ceil(W / strides[i]))]``."""
         height, width = image.shape[2:]
-        padded = F.pad(image, (0, -width % self.patch, 0, -height % self.patch))
+        padded = pad_to_multiple(image, (self.patch, self.patch))
         check_size(self.backbone, self.only, padded.shape[2:])
         return self.pyramid(self.body(padded)[-1], (height, width))
 

@@ -67,13 +67,9 @@ class SamSegmenter(Segmenter):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(f"ndim is {ndim}; {type(self).__name__} exists in 2D and 3D")
+        self._serve(in_channels, 1 if prompts else num_classes, ndim)
         if fit not in FITS:
             raise ModelError(f"fit is {fit!r}; choose from: {', '.join(FITS)}")
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = 1 if prompts else num_classes
         self.size = read_size(size)
         self.prompts = prompts
         self.deep_supervision = deep_supervision

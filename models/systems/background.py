@@ -5,10 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.errors import ModelError
+
 
 def foreground_maps(num_classes: int, background: bool) -> int:
-    """How many maps a network makes for ``num_classes`` classes."""
-    return num_classes - 1 if background else num_classes
+    """How many maps a network makes for ``num_classes`` classes.
+
+    Raises:
+        ModelError: it would make none.
+    """
+    if not background:
+        return num_classes
+    if num_classes < 2:
+        raise ModelError(
+            f"num_classes is {num_classes}, and one of them is the background; with one class set background: false"
+        )
+    return num_classes - 1
 
 
 def with_background(logits: Tensor, background: bool) -> Tensor:

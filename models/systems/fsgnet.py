@@ -10,36 +10,26 @@ from torch import Tensor, nn
 from models.attention.cbam import SpatialGate
 from models.dropblock import DropBlock
 from models.encoders.convnext import NextBlock, PatchMap
+from models.encoders.residual import PreactivationBlock
 from models.errors import ModelError
 from models.fusion.attention_gate import AttentionGate
 from models.interfaces import Output, Prompts, Segmenter
-from models.layers import ConvBlock, conv, crop, norm, resize
+from models.layers import ConvBlock, ConvNorm, conv, crop, norm, resize
+from models.sizes import pad_to_multiple, refuse_single_position
 from models.systems.background import foreground_maps, with_background
-from models.systems.parts.conv_norm import ConvNorm
 from models.systems.parts.guided_filter import NORMALISERS, weighted_guided_filter
-from models.systems.parts.sizes import pad_to_multiple, refuse_single_position
 
 # The coarsest of the four maps.
 STRIDE = 8
 
 
-class _PreActivated(nn.Module):
-    """Twice norm, ReLU, convolution, and a convolution with a norm as the shortcut."""
+class _Refine(PreactivationBlock):
+    """A residual block with norm and activation first, whose shortcut is a convolution of 3 and a norm."""
 
-    def __init__(self, ndim: int, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            norm("batch", ndim, in_channels),
-            nn.ReLU(),
-            conv(ndim, in_channels, out_channels, bias=False),
-            norm("batch", ndim, out_channels),
-            nn.ReLU(),
-            conv(ndim, out_channels, out_channels),
-        )
-        self.shortcut = ConvNorm(ndim, in_channels, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x) + self.shortcut(x)
+    def _shortcut(
+        self, ndim: int, in_channels: int, out_channels: int, stride: int | Sequence[int]
+    ) -> nn.Module:
+        return ConvNorm(ndim, in_channels, out_channels, stride=stride)
 
 
 class _PlainStep(nn.Module):
@@ -47,7 +37,7 @@ class _PlainStep(nn.Module):
 
     def __init__(self, ndim: int, channels: int) -> None:
         super().__init__()
-        self.refine = _PreActivated(ndim, channels, channels // 2)
+        self.refine = _Refine(ndim, channels, channels // 2)
 
     def forward(self, skip: Tensor, before: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """As of :class:`_GuidedStep`."""
@@ -63,7 +53,7 @@ class _GuidedStep(nn.Module):
         super().__init__()
         self.guide = ConvBlock(ndim, channels + guide_channels, channels, 1, 1, "batch", "relu")
         self.gate = AttentionGate(channels, channels, ndim, "batch", inter_channels=channels)
-        self.refine = _PreActivated(ndim, channels, channels // 2)
+        self.refine = _Refine(ndim, channels, channels // 2)
         self.radius, self.eps, self.normaliser = radius, eps, normaliser
 
     def forward(self, skip: Tensor, before: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,8 +138,7 @@ class FSGNet(Segmenter):
         background: bool = True,
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(f"ndim is {ndim}; FSGNet exists in 2D: give a patch with one axis of length 1")
+        self._serve(in_channels, num_classes, ndim)
         if len(depths) != 4:
             raise ModelError(
                 f"depths {list(depths)} has {len(depths)} numbers; give one per stride: [3, 3, 9, 3]"
@@ -160,9 +149,6 @@ class FSGNet(Segmenter):
             )
         if normaliser not in NORMALISERS:
             raise ModelError(f"normaliser {normaliser!r} is not known; choose from {', '.join(NORMALISERS)}")
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = num_classes
         self.background = background
         c = width
 
@@ -202,7 +188,7 @@ class FSGNet(Segmenter):
     def encode(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> maps at strides 1, 2, 4, 8 of the image completed to a multiple of 8."""
         refuse_single_position(image, (STRIDE,) * self.ndim)
-        image = pad_to_multiple(image, (STRIDE,) * self.ndim)
+        image = pad_to_multiple(image, (STRIDE,) * self.ndim, repeat=True)
         maps = []
         x = self.first(image) + self.first_shortcut(image)
         for level, (scale, down) in enumerate(zip(self.scales, self.down, strict=True)):

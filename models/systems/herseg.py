@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.errors import ModelError
 from models.interfaces import Output, Prompts, Segmenter
 from models.layers import conv, crop, resize
 from models.sam.image_encoder import LayerNorm2d
+from models.sizes import pad_to_multiple, refuse_single_position
 from models.systems.background import foreground_maps, with_background
 from models.systems.parts.light_mask_decoder import LightMaskDecoder
 from models.systems.parts.linear_vit import LinearViT
-from models.systems.parts.sizes import pad_to_multiple, refuse_single_position
 
 
 class HerSeg(Segmenter):
@@ -84,11 +83,7 @@ class HerSeg(Segmenter):
         background: bool = True,
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(f"ndim is {ndim}; HerSeg exists in 2D only: its decoder is SAM's")
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = num_classes
+        self._serve(in_channels, num_classes, ndim)
         self.patch = patch
         self.background = background
         self.encoder = LinearViT(in_channels, ndim, patch, dim, depths, heads, ratio, drop_path)
@@ -116,7 +111,7 @@ class HerSeg(Segmenter):
         """
         patch = (self.patch,) * self.ndim
         refuse_single_position(image, patch)
-        return [self.neck(self.encoder(pad_to_multiple(image, patch)))]
+        return [self.neck(self.encoder(pad_to_multiple(image, patch, repeat=True)))]
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """The embedding -> logits at ``size``; ``prompts`` are not used."""

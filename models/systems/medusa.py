@@ -13,6 +13,7 @@ from models.encoder_decoder import EncoderDecoder
 from models.errors import ModelError
 from models.interfaces import Output, Prompts
 from models.parts import Part
+from models.sizes import refuse_single_position
 
 
 class _Seen:
@@ -95,8 +96,6 @@ class MedusaSegmenter(EncoderDecoder):
         presence: bool = True,
         deep_supervision: bool = False,
     ) -> None:
-        if ndim not in self.ndims:
-            raise ModelError(f"ndim is {ndim}; MedusaSegmenter exists in 2D only")
         super().__init__(
             in_channels, num_classes, ndim, encoder, decoder, fusion, deep_supervision=deep_supervision
         )
@@ -124,7 +123,7 @@ class MedusaSegmenter(EncoderDecoder):
     def _weighted(self, image: Tensor, encode: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         if self.body is None:
             return encode(image)
-        self._check_size(image)
+        refuse_single_position(image, self.encoder.strides[-1])
         attention = self.body(image)
         self._seen.attention = attention
         try:

@@ -15,8 +15,8 @@ from models.errors import ModelError
 from models.interfaces import Output, Prompts, Segmenter
 from models.layers import conv, crop, resize
 from models.parts import Part, make_part
+from models.sizes import pad_to_multiple, refuse_single_position
 from models.systems.parts.guided_attention import GuidedAttention, prelu_block
-from models.systems.parts.sizes import pad_to_multiple, refuse_single_position
 
 
 class MultiScaleGuidedAttention(Segmenter):
@@ -72,10 +72,7 @@ class MultiScaleGuidedAttention(Segmenter):
         passes: int = 2,
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(
-                f"ndim is {ndim}; MultiScaleGuidedAttention exists in 2D: give a patch with an axis of length 1"
-            )
+        self._serve(in_channels, num_classes, ndim)
         if attention_stride < 1:
             raise ModelError(
                 f"attention_stride is {attention_stride}; it wants at least 1, and 4 is the paper's"
@@ -84,9 +81,6 @@ class MultiScaleGuidedAttention(Segmenter):
             raise ModelError(f"passes is {passes}; choose 1 or 2")
         if branches not in BRANCHES:
             raise ModelError(f"branches {branches!r} is not known; choose from {', '.join(BRANCHES)}")
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = num_classes
         self.stride = attention_stride
         self.encoder = make_part(ENCODERS, encoder, "encoder", in_channels, ndim=ndim)
         scales = len(self.encoder.out_channels)
@@ -107,9 +101,8 @@ class MultiScaleGuidedAttention(Segmenter):
         # The auto-encoders halve the grid twice.
         coarsest = [max(s, 4 * self.stride) for s in self.encoder.strides[-1]]
         refuse_single_position(image, coarsest)
-        return self.encoder(
-            pad_to_multiple(image, [math.lcm(s, self.stride) for s in self.encoder.strides[-1]])
-        )
+        whole = [math.lcm(s, self.stride) for s in self.encoder.strides[-1]]
+        return self.encoder(pad_to_multiple(image, whole, repeat=True))
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """Maps -> logits at ``size``; in training also those of all scales, and what the terms want."""

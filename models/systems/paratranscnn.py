@@ -17,7 +17,7 @@ from models.errors import ModelError
 from models.interfaces import Output, Prompts, Segmenter
 from models.layers import ConvBlock, conv, crop, transposed_conv
 from models.parts import Part, make_part
-from models.systems.parts.sizes import refuse_single_position
+from models.sizes import refuse_single_position
 
 LEVELS = 3
 _LEVELS: list[int | list[int]] = [2, 3, 4]
@@ -122,15 +122,9 @@ class ParaTransCNN(Segmenter):
         parallel: bool = True,
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(
-                f"ndim is {ndim}; ParaTransCNN exists in 2D: give a patch with one axis of length 1"
-            )
+        self._serve(in_channels, num_classes, ndim)
         if len(depth) != LEVELS:
             raise ModelError(f"depth {list(depth)} has {len(depth)} numbers; give one per stage: [3, 3, 3]")
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = num_classes
         self.encoder = make_part(
             ENCODERS, PUBLISHED if encoder is None else encoder, "encoder", in_channels, ndim=ndim
         )

@@ -12,11 +12,11 @@ from models.errors import ModelError
 from models.interfaces import Output, Prompts, Segmenter
 from models.layers import crop, resize
 from models.parts import Part, make_part
+from models.sizes import pad_to_multiple, refuse_single_position
 from models.systems.background import foreground_maps, with_background
 from models.systems.parts.partial_decoder import PartialDecoder
 from models.systems.parts.receptive_field import ReceptiveFieldBlock
 from models.systems.parts.reverse_attention import ReverseAttention
-from models.systems.parts.sizes import pad_to_multiple, refuse_single_position
 
 # Depth, kernel and last kernel of reverse attention at each of the three levels, finest first.
 _REVERSE = ({"depth": 2}, {"depth": 2}, {"depth": 3, "kernel": 5, "last_kernel": 1})
@@ -69,20 +69,12 @@ class PraNet(Segmenter):
         background: bool = True,
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(f"ndim is {ndim}; PraNet exists in 2D: give a patch with an axis of length 1")
+        self._serve(in_channels, num_classes, ndim)
         if len(widths) != 3:
             raise ModelError(
                 f"widths are {list(widths)}; PraNet refines at three levels: give three, finest first"
             )
         maps = foreground_maps(num_classes, background)
-        if maps < 1:
-            raise ModelError(
-                f"num_classes is {num_classes}, and one of them is the background; with one class set background: false"
-            )
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = num_classes
         self.background = background
         self.encoder = make_part(ENCODERS, encoder, "encoder", in_channels, ndim=ndim)
         if len(self.encoder.out_channels) < 3:
@@ -102,7 +94,7 @@ class PraNet(Segmenter):
         """``(B, in_channels, *S)`` -> the encoder's three coarsest maps, finest first, of the padded image."""
         coarsest = self.encoder.strides[-1]
         refuse_single_position(image, coarsest)
-        return self.encoder(pad_to_multiple(image, coarsest))[-3:]
+        return self.encoder(pad_to_multiple(image, coarsest, repeat=True))[-3:]
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """Three maps -> logits at ``size``; in training also those of the coarser predictions, at ``size`` too."""

@@ -12,10 +12,10 @@ from models.interfaces import Output, Prompts, Segmenter
 from models.layers import resize
 from models.necks.dense import DenseAttention
 from models.parts import Part, make_part
+from models.sizes import refuse_single_position
 from models.systems.parts.balanced_refinement import BalancedRefinement
 from models.systems.parts.feature_pyramid import FeaturePyramid
 from models.systems.parts.semantic_head import SemanticHead
-from models.systems.parts.sizes import refuse_single_position
 
 REFINEMENTS = ("context", "non_local", "none")
 
@@ -69,8 +69,7 @@ class SDANet(Segmenter):
         head_width: int = 128,
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(f"ndim is {ndim}; SDANet exists in 2D only")
+        self._serve(in_channels, num_classes, ndim)
         if refinement not in REFINEMENTS:
             raise ModelError(f"refinement is {refinement!r}; choose from: {', '.join(REFINEMENTS)}")
         if refinement == "context" and not dense_attention:
@@ -78,9 +77,6 @@ class SDANet(Segmenter):
                 "refinement: context stands behind the selections of the dense attention; with dense_attention: false "
                 "choose non_local or none"
             )
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = num_classes
         self.encoder = make_part(ENCODERS, encoder, "encoder", in_channels, ndim=ndim)
         levels = len(self.encoder.out_channels) + extra
         self.pyramid = FeaturePyramid(self.encoder.out_channels, width, extra)

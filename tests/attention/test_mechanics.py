@@ -24,7 +24,8 @@ from models.attention.mechanics.tokens import (
     to_map,
     to_tokens,
 )
-from models.attention.mechanics.windows import Windows, halo_windows, pad_to_multiple
+from models.attention.mechanics.windows import Windows, halo_windows
+from models.sizes import pad_to_multiple
 from tests.attention.layers_by_hand import channelwise
 
 

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from datamodules.classes import IGNORE
 from models.errors import ModelError
 from models.layers import mean_filter
+from models.sizes import pad_to_multiple
 from models.systems.parts.partial_decoder import PartialDecoder
 from models.systems.parts.receptive_field import ReceptiveFieldBlock
 from models.systems.parts.reverse_attention import ReverseAttention
-from models.systems.parts.sizes import pad_to_multiple
 from models.systems.pranet import PraNet
 from tasks.losses import Structure, deep_supervision, one_against_all
 
@@ -179,7 +179,7 @@ def test_odd_images_are_padded_by_their_edge_and_cropped() -> None:
     network = small().eval()
     image = noise(1, 2, 35, 50).float()
     padded = F.pad(image, (0, 14, 0, 13), mode="replicate")
-    torch.testing.assert_close(pad_to_multiple(image, (16, 16)), padded)
+    torch.testing.assert_close(pad_to_multiple(image, (16, 16), repeat=True), padded)
     with torch.no_grad():
         torch.testing.assert_close(network(image).logits, network(padded).logits[..., :35, :50])
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.attention.mechanics.windows import pad_to_multiple
 from models.layers import crop
+from models.sizes import pad_to_multiple
 
 
 def haar(x: Tensor) -> Tensor:

@@ -12,14 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.layers import crop
-
-
-def pad_to_multiple(x: Tensor, multiple: Sequence[int]) -> Tensor:
-    """Zeros at the end of each axis of ``(B, C, *S)`` until it is a multiple; nothing where it is one."""
-    missing = [-n % m for n, m in zip(x.shape[2:], multiple, strict=True)]
-    if not any(missing):
-        return x
-    return F.pad(x, [amount for m in reversed(missing) for amount in (0, m)])
+from models.sizes import pad_to_multiple
 
 
 @dataclass(frozen=True)

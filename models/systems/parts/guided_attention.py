@@ -8,8 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.attention.dual import DualAttention
-from models.layers import ConvBlock, conv, crop, max_pool, transposed_conv
-from models.systems.parts.conv_norm import ConvNorm
+from models.layers import ConvBlock, ConvNorm, conv, crop, max_pool, transposed_conv
 
 
 def prelu_block(ndim: int, in_channels: int, out_channels: int, kernel: int = 3) -> nn.Sequential:

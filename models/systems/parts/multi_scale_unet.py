@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.errors import ModelError
 from models.interfaces import Output, Prompts, Segmenter
 from models.layers import ConvBlock, channel_dropout, conv, crop, max_pool, mean_pool, overlapping_transposed
+from models.sizes import pad_to_multiple, refuse_single_position
 
 
 def conv_pair(ndim: int, in_channels: int, out_channels: int, norm: str, dropout: float) -> nn.Sequential:
@@ -87,10 +87,8 @@ class MultiScaleEncoder(nn.Module):
 
 def halved(x: Tensor) -> Tensor:
     """Means of two positions per axis: ``(B, C, *S) -> (B, C, *ceil(S / 2))``; a last one without a partner stays."""
-    odd = [n % 2 for n in x.shape[2:]]
-    if any(odd):
-        x = F.pad(x, [amount for o in reversed(odd) for amount in (0, o)], mode="replicate")
-    return mean_pool(x, (2,) * (x.ndim - 2))
+    pairs = (2,) * (x.ndim - 2)
+    return mean_pool(pad_to_multiple(x, pairs, repeat=True), pairs)
 
 
 class MultiScaleUNet(Segmenter):
@@ -125,8 +123,7 @@ class MultiScaleUNet(Segmenter):
         stage: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
-        if ndim not in self.ndims:
-            raise ModelError(f"ndim is {ndim}; {type(self).__name__} exists in 2D and 3D")
+        self._serve(in_channels, num_classes, ndim)
         if len(widths) < 2:
             raise ModelError(
                 f"{type(self).__name__} widths is {list(widths)}; it wants two levels or more, such as [16, 32]"
@@ -135,9 +132,6 @@ class MultiScaleUNet(Segmenter):
             raise ModelError(
                 f"{type(self).__name__} dropout is {dropout}; it wants at least 0 and less than 1"
             )
-        self.ndim = ndim
-        self.in_channels = in_channels
-        self.num_classes = num_classes
         self.widths = tuple(widths)
         self.encoder = MultiScaleEncoder(in_channels, ndim, widths, multi_scale, norm, dropout)
         self.bottleneck: nn.Module = nn.Identity()
@@ -147,14 +141,7 @@ class MultiScaleUNet(Segmenter):
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, *S) -> [(B, widths[i], *ceil(S / 2^i))]``, the last one through the bottleneck."""
-        size, step = tuple(image.shape[2:]), 2 ** (len(self.widths) - 1)
-        if all(-(-n // step) == 1 for n in size):
-            # One position has no statistics to normalise by.
-            wanted = tuple(max(n, step + 1) for n in size)
-            raise ModelError(
-                f"an image of {size} is a single position at the coarsest of {len(self.widths)} levels; give at least "
-                f"{wanted}, or fewer widths"
-            )
+        refuse_single_position(image, (2 ** (len(self.widths) - 1),) * self.ndim)
         maps = self.encoder(image)
         return [*maps[:-1], self.bottleneck(maps[-1])]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.layers import conv, resize
-from models.systems.parts.conv_norm import ConvNorm
+from models.layers import ConvNorm, conv, resize
 
 
 def _up(x: Tensor, like: Tensor) -> Tensor:

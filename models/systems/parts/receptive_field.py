@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.systems.parts.conv_norm import ConvNorm
+from models.layers import ConvNorm
 
 
 class ReceptiveFieldBlock(nn.Module):

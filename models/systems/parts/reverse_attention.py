@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention.block import AttentionMap
-from models.systems.parts.conv_norm import ConvNorm
+from models.layers import ConvNorm
 
 
 class ReverseAttention(nn.Module):

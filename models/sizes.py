@@ -1,4 +1,4 @@
-"""Sizes of images that are no multiples of a network's strides."""
+"""Sizes of images and maps that do not fit a network's strides."""
 
 from __future__ import annotations
 
@@ -10,17 +10,28 @@ from torch.nn import functional as F
 from models.errors import ModelError
 
 
-def pad_to_multiple(image: Tensor, multiple: Sequence[int]) -> Tensor:
-    """Repeat the last values of each axis of ``(B, C, *S)`` until its length is a multiple of ``multiple``."""
-    missing = [-n % m for n, m in zip(image.shape[2:], multiple, strict=True)]
+def pad_to_multiple(x: Tensor, multiple: Sequence[int], repeat: bool = False) -> Tensor:
+    """Lengthen each axis of ``(B, C, *S)`` at its end until it is a multiple; ``x`` itself where all are.
+
+    Args:
+        x: ``(B, C, *S)``.
+        multiple: of each axis.
+        repeat: by the last values of the axis; by zeros otherwise.
+    """
+    missing = [-n % m for n, m in zip(x.shape[2:], multiple, strict=True)]
     if not any(missing):
-        return image
+        return x
     # F.pad counts axes from the last one.
-    return F.pad(image, [n for m in reversed(missing) for n in (0, m)], mode="replicate")
+    ends = [n for m in reversed(missing) for n in (0, m)]
+    return F.pad(x, ends, mode="replicate" if repeat else "constant")
 
 
 def refuse_single_position(image: Tensor, strides: Sequence[int]) -> None:
     """Refuse an image that is a single position at ``strides``, which has no statistics to normalise by.
+
+    Args:
+        image: ``(B, C, *S)``.
+        strides: of the coarsest level, per axis.
 
     Raises:
         ModelError: it is; the message proposes a size.
@@ -30,5 +41,5 @@ def refuse_single_position(image: Tensor, strides: Sequence[int]) -> None:
         wanted = tuple(max(n, s + 1) for n, s in zip(size, strides, strict=True))
         raise ModelError(
             f"an image of {size} is a single position at the coarsest level, whose stride is {tuple(strides)}; give at "
-            f"least {wanted}, or an encoder of fewer levels"
+            f"least {wanted}, or a network of smaller strides"
         )
