@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,11 @@ Source = str | Path | Sequence[str | Path] | Mapping[str, Path]
 
 
 def open_image(
-    path: Source, channels: Sequence[str] | None = None, series: str | None = None, allow_gaps: bool = False
+    path: Source,
+    channels: Sequence[str] | None = None,
+    series: str | None = None,
+    allow_gaps: bool = False,
+    unpack: Path | None = None,
 ) -> Image:
     """Open an image without reading it.
 
@@ -59,6 +64,8 @@ def open_image(
         channels: names to give the channels, where the format has none.
         series: which series of a DICOM folder, where it holds several; the error about them names them.
         allow_gaps: take the slices of a DICOM folder as equally far apart where they are not.
+        unpack: a folder where compressed volumes are kept unpacked for as long as the image lives; see
+            :class:`~datamodules.formats.nifti.NiftiImage`.
 
     Returns:
         An :class:`Image`: geometry, channels, dtype, and ``read(window)``.
@@ -67,11 +74,11 @@ def open_image(
         DataError: not a local file, empty, damaged, of an unknown format, or channels that do not fit.
     """
     if isinstance(path, Mapping):
-        return open_image(list(path.values()), list(path), series, allow_gaps)
+        return open_image(list(path.values()), list(path), series, allow_gaps, unpack)
     if not isinstance(path, str | Path):
         if not path:
             raise DataError("no file is given; an image wants one at least")
-        parts = [open_image(p, None, series, allow_gaps) for p in path]
+        parts = [open_image(p, None, series, allow_gaps, unpack) for p in path]
         image: Image = Stack(parts) if len(parts) > 1 else parts[0]
     elif (file := local_path(path)).is_dir():
         image = dicom.DicomImage(file, series, allow_gaps)
@@ -82,7 +89,8 @@ def open_image(
                 f"{path}: its content is not an image that can be read (it looks like: {kind}); "
                 f"accepted are {', '.join(SUFFIXES)}"
             )
-        image = _READERS[kind](file)
+        readers = _READERS | {"gzip": partial(nifti.NiftiImage, unpack=unpack)}
+        image = readers[kind](file)
     if channels is not None:
         if len(channels) != len(image.channels):
             raise DataError(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
+from nibabel.volumeutils import apply_read_scaling
 
 from datamodules.errors import DataError
 from datamodules.formats.gunzip import Gunzip
@@ -23,6 +25,8 @@ SUFFIXES = (".nii", ".nii.gz")
 # What may lie between the header and the data (extensions), and what may follow them, in bytes.
 _MOST_BEFORE = 2**24
 _SLACK = 2**20
+# Bytes of a compressed file that are unpacked at a time.
+_PIECE = 2**22
 _DAMAGE = (
     OSError,
     EOFError,
@@ -41,14 +45,22 @@ class NiftiImage(Image):
     stream is read to its end once, when the image is opened. A stream that goes on beyond what its header declares is
     refused there, not followed.
 
+    Args:
+        path: the file.
+        unpack: a folder where what that one reading finds is kept, so that a compressed file is not unpacked again: in
+            a file without a name where the system allows it, which is gone with the image. Such an image stays in
+            this process. Without a folder, every read of a compressed file unpacks it up to where it reads.
+
     Raises:
         DataError: damaged or truncated file, an unusable affine, or more than four axes.
+        OSError: no room in ``unpack``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, unpack: Path | None = None) -> None:
         self.path = path
+        unpacked = None
         if content_type(path) == "gzip":
-            _verify_gzip(path)
+            unpacked = _verify_gzip(path) if unpack is None else _unpack(path, unpack)
         try:
             file = nib.load(path)
         except _DAMAGE as error:
@@ -85,19 +97,27 @@ class NiftiImage(Image):
         self.dtype = np.dtype(np.float32) if scaled or stored.kind == "f" else stored.newbyteorder("=")
         self.nodata = None
         self.meta = {"header": _without_text(header)}
+        self._unpacked = None if unpacked is None else self._map(unpacked)
 
     def read(self, window: Window | None = None) -> np.ndarray:
         """``(C, *window)`` in array order, with the header's slope and intercept applied."""
         window = self.checked(window)
         try:
-            # A file of two axes has no third one to index.
-            block = np.asarray(self._file.dataobj[window[: len(self._file.shape)]])
+            block = self._block(window)
         except _DAMAGE as error:
             raise DataError(
                 f"{self.path}: data cannot be read ({_first_line(error)}); is it complete?"
             ) from error
         block = block.reshape(*(w.stop - w.start for w in window), len(self.channels))
-        return np.ascontiguousarray(np.moveaxis(block, -1, 0), dtype=self.dtype)
+        return np.require(np.moveaxis(block, -1, 0), self.dtype, ["C", "W"])
+
+    @property
+    def mapped(self) -> np.ndarray | None:
+        """``(C, *S)`` without reading it, where it was unpacked and is stored as :meth:`read` returns it; else None."""
+        data: Any = self._file.dataobj
+        if self._unpacked is None or self._unpacked.dtype != self.dtype or (data.slope, data.inter) != (1, 0):
+            return None
+        return np.moveaxis(self._unpacked.reshape(*self.geometry.shape, len(self.channels), order="F"), -1, 0)
 
     def slabs(self, depth: int = 16) -> Iterator[tuple[int, slice, np.ndarray]]:
         """The whole image in the order of its file, each value once: a compressed file is unpacked only once.
@@ -112,6 +132,14 @@ class NiftiImage(Image):
         data: Any = self._file.dataobj
         stored = self._file.header.get_data_dtype()
         x, y, z = self.geometry.shape
+        if self._unpacked is not None:
+            whole = self._unpacked.reshape(x, y, z, len(self.channels), order="F")
+            for channel in range(len(self.channels)):
+                for start in range(0, z, depth):
+                    part = slice(start, min(start + depth, z))
+                    block = self._scaled(whole[:, :, part, channel])
+                    yield channel, part, block.astype(self.dtype, copy=False)
+            return
         try:
             with self._stream() as stream:
                 stream.read(int(data.offset))
@@ -130,6 +158,36 @@ class NiftiImage(Image):
             raise DataError(
                 f"{self.path}: data cannot be read ({_first_line(error)}); is it complete?"
             ) from error
+
+    def _block(self, window: Window) -> np.ndarray:
+        # A file of two axes has no third one to index.
+        index = window[: len(self._file.shape)]
+        if self._unpacked is None:
+            return np.asarray(self._file.dataobj[index])
+        return self._scaled(self._unpacked[index])
+
+    def _scaled(self, block: np.ndarray) -> np.ndarray:
+        """As nibabel does it."""
+        data: Any = self._file.dataobj
+        return np.asarray(apply_read_scaling(block, np.asanyarray(data.slope), np.asanyarray(data.inter)))
+
+    def _map(self, unpacked: IO[bytes]) -> np.ndarray:
+        """The values as stored, in the axes of the file."""
+        data: Any = self._file.dataobj
+        with unpacked:  # the mapping keeps the file after it is closed
+            try:
+                return np.memmap(
+                    unpacked,
+                    dtype=self._file.header.get_data_dtype(),
+                    mode="r",
+                    offset=int(data.offset),
+                    shape=self._file.shape,
+                    order="F",
+                )
+            except ValueError as error:  # shorter than its header says
+                raise DataError(
+                    f"{self.path}: data cannot be read ({_first_line(error)}); is it complete?"
+                ) from error
 
     def _stream(self) -> Gunzip | BinaryIO:
         return Gunzip(self.path) if content_type(self.path) == "gzip" else self.path.open("rb")
@@ -199,18 +257,39 @@ def _without_text(header: nib.Nifti1Header) -> nib.Nifti1Header:
 
 
 def _verify_gzip(path: Path) -> None:
-    """Read the stream to its end, which checks it, but never much further than its header says that it goes."""
+    """Read the stream to its end, which checks it."""
+    for _ in _pieces(path):
+        pass
+
+
+def _unpack(path: Path, folder: Path) -> IO[bytes]:
+    """The same, keeping what it holds in a file without a name in ``folder``."""
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (the caller closes it)
+    try:
+        for piece in _pieces(path):
+            file.write(piece)
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """What a compressed file holds, to its end, but never much further than its header says that it goes."""
     try:
         with Gunzip(path) as stream:
             head = stream.read(nib.Nifti2Header.sizeof_hdr)
             left = _declared_bytes(path, head) + _SLACK - len(head)
-            while block := stream.read(1 << 22):
+            yield head
+            while block := stream.read(_PIECE):
                 left -= len(block)
                 if left < 0:
                     raise DataError(
                         f"{path}: goes on beyond the size that its header declares; copy it again from its source, or "
                         "save it anew"
                     )
+                yield block
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: the compressed file is damaged or cut off ({_first_line(error)}); copy it again from its source"

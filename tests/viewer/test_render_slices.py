@@ -150,3 +150,14 @@ def test_a_legend_of_overlapping_classes_and_of_land_cover_has_all_of_them():
     assert [r.count for r in legend_of(mask, Geometry.identity((3, 3)), both)] == [3, 6]
     land = Classes(["water", "wood"], background=False)
     assert [r.name for r in legend_of(None, Geometry.identity((3, 3)), land)] == ["water", "wood"]
+
+
+def test_what_was_unpacked_when_it_was_opened_needs_no_second_file(tmp_path, volume, monkeypatch):
+    nib.save(nib.Nifti1Image(np.moveaxis(volume, 0, -1), np.eye(4)), tmp_path / "v.nii.gz")
+    (tmp_path / "s").mkdir()
+    image = open_image(tmp_path / "v.nii.gz", unpack=tmp_path / "s")
+    monkeypatch.setattr(type(image), "slabs", None)  # nothing is read
+    laid = lay_out(image, tmp_path / "s")
+    for axis in range(3):
+        np.testing.assert_array_equal(laid.read(slice(0, 2), axis, 3), volume.take(3, axis + 1))
+    assert np.shares_memory(laid.array, image.mapped)

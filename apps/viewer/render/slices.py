@@ -90,7 +90,8 @@ def as_slices(source: Any) -> Slices:
 def lay_out(image: Image, folder: Path) -> Slices:
     """Decode a volume once into a file that is mapped, so that each plane costs little.
 
-    Compressed volumes and series of files have no cheap coronal slice. The file stays unnamed where the system allows
+    Compressed volumes and series of files have no cheap coronal slice, but a volume that was unpacked when it was opened
+    needs nothing more. The file stays unnamed where the system allows
     it (it then vanishes with the process, whatever happens), else it lies in ``folder`` and goes with it.
 
     Args:
@@ -103,6 +104,8 @@ def lay_out(image: Image, folder: Path) -> Slices:
     """
     if image.geometry.ndim == 2:
         return ArraySlices(image.read())
+    if isinstance(image, NiftiImage) and (mapped := image.mapped) is not None:
+        return ArraySlices(mapped)
     folder.mkdir(parents=True, exist_ok=True)
     count, *spatial = image.shape
     with tempfile.TemporaryFile(dir=folder) as file:

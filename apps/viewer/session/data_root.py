@@ -59,8 +59,12 @@ class DataRoot:
         """
         return local_path(self._inside(name))
 
-    def open(self, name: str) -> Opened:
+    def open(self, name: str, unpack: Path | None = None) -> Opened:
         """Open an image by its name.
+
+        Args:
+            name: as :meth:`images` has it.
+            unpack: as :func:`~apps.viewer.session.opened.open_named` has it.
 
         Raises:
             DataError: as :meth:`path` and :func:`datamodules.open_image`.
@@ -69,7 +73,7 @@ class DataRoot:
         if path.is_dir():
             for file in path.iterdir():  # the slices of a series may be links
                 self._inside(file.relative_to(self.folder).as_posix())
-        return open_named(path, name)
+        return open_named(path, name, unpack=unpack)
 
     def _inside(self, name: str) -> Path:
         try:

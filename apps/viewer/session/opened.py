@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -77,10 +78,16 @@ class Opened:
         return found
 
 
-def open_named(source: Source, name: str, sample: str = "") -> Opened:
+def open_named(source: Source, name: str, sample: str = "", unpack: Path | None = None) -> Opened:
     """Open an image under the name that a person gave it.
+
+    Args:
+        source: what it is made of.
+        name: its name.
+        sample: the sample it is, if it is one.
+        unpack: the session's folder, where a compressed volume is kept unpacked: it is read again and again.
 
     Raises:
         DataError: as :func:`datamodules.open_image`.
     """
-    return Opened(name, open_image(source), sample)
+    return Opened(name, open_image(source, unpack=unpack), sample)

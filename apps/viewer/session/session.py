@@ -70,7 +70,7 @@ class Session:
         folder = self._new_folder("image")
         try:
             file = sample.make(folder)
-            return self._opened(open_named(file, sample.title, name), {str(file): sample.title})
+            return self._opened(open_named(file, sample.title, name, self.folder), {str(file): sample.title})
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -100,7 +100,7 @@ class Session:
         root = self.data_root
         if root is None:
             raise DataError("the viewer was started without a data folder; start it with --data-root FOLDER")
-        return self._opened(root.open(name), {str(root.folder): "the data folder"})
+        return self._opened(root.open(name, self.folder), {str(root.folder): "the data folder"})
 
     @property
     def data_root(self) -> DataRoot | None:

@@ -45,11 +45,11 @@ def open_uploads(uploads: Sequence[Upload], folder: Path, most: int) -> Opened:
         room -= _copy(upload, file, room, most)
     files, shown = list(kept), [shown_name(upload.name) for upload in kept.values()]
     if len(files) == 1:
-        return open_named(files[0], shown[0])
+        return open_named(files[0], shown[0], unpack=folder)
     name = f"{shown[0]} and {len(files) - 1} more"
     if all(content_type(file) == "dicom" for file in files):
         return open_named(folder, name)
-    opened = open_named(files, name)
+    opened = open_named(files, name, unpack=folder)
     stems = [stem_of(one) for one in shown]
     if len(opened.image.channels) == len(files) and len(set(stems)) == len(stems):
         opened.image.channels = tuple(stems)
