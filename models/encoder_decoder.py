@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from models.attention.placement import place_attention
 from models.decoders import DECODERS
+from models.encoded import Encoded
 from models.encoders import ENCODERS
-from models.interfaces import Output, Prompts, Segmenter
+from models.interfaces import Output, Prompts
 from models.layers import conv, resize
 from models.necks import NECKS
 from models.parts import Part, make_part, split_part
 from models.sizes import refuse_single_position
 
 
-class EncoderDecoder(Segmenter):
+class EncoderDecoder(Encoded):
     """Any encoder, any decoder, any fusion, attention anywhere, all named by configuration.
 
     Args:
@@ -69,15 +70,10 @@ class EncoderDecoder(Segmenter):
         channels = self.decoder.out_channels if deep_supervision else self.decoder.out_channels[:1]
         self.heads = nn.ModuleList(conv(ndim, c, num_classes, kernel=1) for c in channels)
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def _encode(self, image: Tensor, encoder: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> the encoder's maps, fine to coarse, through the neck if there is one."""
         refuse_single_position(image, self.encoder.strides[-1])
-        return self._through_neck(self.encoder(image))
-
-    def encode_lacking(self, image: Tensor, present: Tensor) -> list[Tensor]:
-        """The same, and the encoder is told which channels each image has."""
-        refuse_single_position(image, self.encoder.strides[-1])
-        return self._through_neck(self.encoder.forward_lacking(image, present))
+        return self._through_neck(encoder(image))
 
     def _through_neck(self, maps: list[Tensor]) -> list[Tensor]:
         return maps if self.neck is None else self.neck(maps)

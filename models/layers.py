@@ -273,9 +273,14 @@ class ConvBlock(nn.Sequential):
         stride: int | Sequence[int] = 1,
         norm_name: str = "instance",
         activation_name: str = "leaky_relu",
+        dilation: int = 1,
     ) -> None:
         super().__init__(
-            conv(ndim, in_channels, out_channels, kernel, stride, bias=norm_name == "none"),
+            conv(
+                *(ndim, in_channels, out_channels, kernel, stride),
+                bias=norm_name == "none",
+                dilation=dilation,
+            ),
             norm(norm_name, ndim, out_channels),
             activation(activation_name),
         )

@@ -17,8 +17,8 @@ CROSS_ENTROPIES = 8
 
 
 def _squares(first: Tensor, second: Tensor) -> Tensor:
-    """Mean squared difference of each ``(n, ...)`` entry, summed over n."""
-    return (first - second).square().flatten(1).mean(1).sum()
+    """Mean squared difference of each ``(n, ...)`` entry, summed over n; in single precision: halves overflow at 256."""
+    return (first.float() - second.float()).square().flatten(1).mean(1).sum()
 
 
 class GuidedTerm(Term):

@@ -273,7 +273,7 @@ class DiceFocal(SegmentationLoss):
         """``(B, K, *S), (B, *S) or (B, K, *S) -> ()``."""
         m = masked(logits, mask)
         first = 1 if m.exclusive and not self.background else 0
-        logits = against_rest(logits.float())[:, first:] if m.exclusive else logits.float()
+        logits = one_against_all(logits.float())[:, first:] if m.exclusive else logits.float()
         target = m.target[:, first:]
         valid = m.valid.expand_as(m.target)[:, first:]
         ce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -282,16 +282,8 @@ class DiceFocal(SegmentationLoss):
         focal = (ce * valid).sum() / valid.sum().clamp(min=1)
         if not self.per_position:
             focal = (1 - (-focal).exp()).square() * focal
-        dice = self.dice(m.probabilities[:, first:], target) * m.valid.any()
+        dice = self.dice(m.probabilities[:, first:], target)
         return self.dice_weight * dice + self.focal_weight * self.alpha * focal
-
-
-def against_rest(logits: Tensor) -> Tensor:
-    """Logits of exclusive classes ``(B, K, *S)`` -> logits whose sigmoids are the classes' softmax probabilities."""
-    rest = [
-        torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1).logsumexp(1) for k in range(logits.shape[1])
-    ]
-    return logits - torch.stack(rest, dim=1)
 
 
 def cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:

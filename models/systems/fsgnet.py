@@ -115,7 +115,7 @@ class FSGNet(Segmenter):
         background: the first class is the background and has no map of its own.
 
     Raises:
-        ValueError: another number of axes, numbers that make no network, an unknown normaliser, or (at the call) an
+        ModelError: another number of axes, numbers that make no network, an unknown normaliser, or (at the call) an
             image that is a single position at stride 8.
     """
 

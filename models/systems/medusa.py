@@ -111,23 +111,15 @@ class MedusaSegmenter(EncoderDecoder):
                 self.encoder.append(level, _Scale(channels, ndim, hidden, residual, self._seen))
         self.classifier = nn.Linear(self.encoder.out_channels[-1], num_classes) if presence else None
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def _encode(self, image: Tensor, encoder: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> the encoder's maps, weighted, fine to coarse."""
-        return self._weighted(image, super().encode)
-
-    def encode_lacking(self, image: Tensor, present: Tensor) -> list[Tensor]:
-        """The same, and the encoder is told which channels each image has; those that are missing are 0."""
-        told = super().encode_lacking
-        return self._weighted(image, lambda seen: told(seen, present))
-
-    def _weighted(self, image: Tensor, encode: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         if self.body is None:
-            return encode(image)
+            return super()._encode(image, encoder)
         refuse_single_position(image, self.encoder.strides[-1])
         attention = self.body(image)
         self._seen.attention = attention
         try:
-            return encode(image * attention if self.gate_image else image)
+            return super()._encode(image * attention if self.gate_image else image, encoder)
         finally:
             self._seen.attention = None
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from models.attention.dual import BRANCHES
+from models.encoded import Encoded
 from models.encoders import ENCODERS
 from models.errors import ModelError
-from models.interfaces import Output, Prompts, Segmenter
+from models.interfaces import Output, Prompts
 from models.layers import conv, crop, resize
 from models.parts import Part, make_part
 from models.sizes import pad_to_multiple, refuse_single_position
 from models.systems.parts.guided_attention import GuidedAttention, prelu_block
 
 
-class MultiScaleGuidedAttention(Segmenter):
+class MultiScaleGuidedAttention(Encoded):
     """Sinha and Dolz, Multi-Scale Self-Guided Attention for Medical Image Segmentation, JBHI 2020, arXiv 1906.02849.
 
     Each map of an encoder becomes F_s, of ``width`` channels on one grid, and all F_s together become MS, one map that has
@@ -96,13 +97,13 @@ class MultiScaleGuidedAttention(Segmenter):
         self.early_heads = nn.ModuleList(conv(ndim, width, num_classes, kernel=1) for _ in range(scales))
         self.heads = nn.ModuleList(conv(ndim, width, num_classes, kernel=1) for _ in range(scales))
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def _encode(self, image: Tensor, encoder: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> the encoder's maps of the padded image, finest first."""
         # The auto-encoders halve the grid twice.
         coarsest = [max(s, 4 * self.stride) for s in self.encoder.strides[-1]]
         refuse_single_position(image, coarsest)
         whole = [math.lcm(s, self.stride) for s in self.encoder.strides[-1]]
-        return self.encoder(pad_to_multiple(image, whole, repeat=True))
+        return encoder(pad_to_multiple(image, whole, repeat=True))
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """Maps -> logits at ``size``; in training also those of all scales, and what the terms want."""

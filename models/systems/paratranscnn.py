@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from models.attention.mechanics.tokens import to_map, to_tokens
 from models.attention.se import SE
+from models.encoded import Encoded
 from models.encoders import ENCODERS
 from models.encoders.convnext import PatchMap
 from models.encoders.vit_block import ViTBlock
 from models.errors import ModelError
-from models.interfaces import Output, Prompts, Segmenter
+from models.interfaces import Output, Prompts
 from models.layers import ConvBlock, conv, crop, transposed_conv
 from models.parts import Part, make_part
 from models.sizes import refuse_single_position
 
+# How many of each encoder's maps are joined.
 LEVELS = 3
-_LEVELS: list[int | list[int]] = [2, 3, 4]
-PUBLISHED: Part = {"name": "timm", "backbone": "resnet34", "levels": _LEVELS, "max_pool": False}
+# They lie at strides 4, 8 and 16, as there is no max-pool.
+_RESNET_LEVELS: list[int | list[int]] = [2, 3, 4]
+PUBLISHED: Part = {"name": "timm", "backbone": "resnet34", "levels": _RESNET_LEVELS, "max_pool": False}
 
 
 class _TransformerStage(nn.Module):
@@ -60,7 +63,7 @@ class _Up(nn.Sequential):
         )
 
 
-class ParaTransCNN(Segmenter):
+class ParaTransCNN(Encoded):
     """Two encoders see the image, one of convolutions and one of transformers; channels of both are weighted and joined
     at three levels.
 
@@ -101,7 +104,7 @@ class ParaTransCNN(Segmenter):
         parallel: False leaves the transformers out, for ablation; the SE then sees the convolutions alone.
 
     Raises:
-        ValueError: another number of axes, an unknown encoder or option, fewer than three levels or strides that do not
+        ModelError: another number of axes, an unknown encoder or option, fewer than three levels or strides that do not
             double, numbers that do not divide, or (at the call) an image that is a single position at the coarsest level.
     """
 
@@ -156,10 +159,10 @@ class ParaTransCNN(Segmenter):
         self.up1 = _Up(ndim, joined[0] + between, dim, self.stride)
         self.head = conv(ndim, dim, num_classes, kernel=1)
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def _encode(self, image: Tensor, encoder: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> three maps, fine to coarse: both encoders' channels, weighted."""
         refuse_single_position(image, self.encoder.strides[-1])
-        maps = self.encoder(image)[-LEVELS:]
+        maps = encoder(image)[-LEVELS:]
         x = image
         for level, stage in enumerate(self.transformer):
             x = stage(x)

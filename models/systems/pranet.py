@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from models.encoded import Encoded
 from models.encoders import ENCODERS
 from models.errors import ModelError
-from models.interfaces import Output, Prompts, Segmenter
+from models.interfaces import Output, Prompts
 from models.layers import crop, resize
 from models.parts import Part, make_part
 from models.sizes import pad_to_multiple, refuse_single_position
@@ -22,7 +23,7 @@ from models.systems.parts.reverse_attention import ReverseAttention
 _REVERSE = ({"depth": 2}, {"depth": 2}, {"depth": 3, "kernel": 5, "last_kernel": 1})
 
 
-class PraNet(Segmenter):
+class PraNet(Encoded):
     """Fan et al., PraNet: Parallel Reverse Attention Network for Polyp Segmentation, MICCAI 2020, arXiv 2006.11392.
 
     The three coarsest maps of an encoder (strides 8, 16, 32 as published) each go through a receptive field block. A
@@ -90,11 +91,11 @@ class PraNet(Segmenter):
             for c, width, options in zip(used, widths, _REVERSE, strict=True)
         )
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def _encode(self, image: Tensor, encoder: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """``(B, in_channels, *S)`` -> the encoder's three coarsest maps, finest first, of the padded image."""
         coarsest = self.encoder.strides[-1]
         refuse_single_position(image, coarsest)
-        return self.encoder(pad_to_multiple(image, coarsest, repeat=True))[-3:]
+        return encoder(pad_to_multiple(image, coarsest, repeat=True))[-3:]
 
     def decode(self, features: list[Tensor], size: Sequence[int], prompts: Prompts | None = None) -> Output:
         """Three maps -> logits at ``size``; in training also those of the coarser predictions, at ``size`` too."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from models.encoder_decoder import EncoderDecoder
-from models.parts import Part
+from models.parts import Part, split_part
 from models.systems.parts.aspp import ASPP
 
 
@@ -61,7 +61,7 @@ class ResUNetB0ASPP(EncoderDecoder):
         attention: Part = "se",
         deep_supervision: bool = False,
     ) -> None:
-        chosen = {"name": attention} if isinstance(attention, str) else dict(attention)
+        block, options = split_part(attention, "attention")
         used: list[int | list[int]] | None = None if levels is None else [*levels]
         sizes: list[int | list[int]] = [*widths]
         super().__init__(
@@ -75,7 +75,7 @@ class ResUNetB0ASPP(EncoderDecoder):
                 "levels": used,
             },
             decoder={"name": "residual", "widths": sizes},
-            attention=None if chosen["name"] == "none" else {**chosen, "at": ["skips", "decoder"]},
+            attention=None if block == "none" else {"name": block, **options, "at": ["skips", "decoder"]},
             deep_supervision=deep_supervision,
         )
         coarsest = self.encoder.out_channels[-1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from models.encoded import Encoded
 from models.encoders import ENCODERS
 from models.errors import ModelError
-from models.interfaces import Output, Prompts, Segmenter
+from models.interfaces import Output, Prompts
 from models.layers import resize
 from models.necks.dense import DenseAttention
 from models.parts import Part, make_part
@@ -20,7 +21,7 @@ from models.systems.parts.semantic_head import SemanticHead
 REFINEMENTS = ("context", "non_local", "none")
 
 
-class SDANet(Segmenter):
+class SDANet(Encoded):
     """Wang et al., Towards Real-World Prohibited Item Detection: A Large-Scale X-ray Benchmark, ICCV 2021,
     arXiv 2108.07020: a selective dense attention network for prohibited items in X-ray images of luggage::
 
@@ -88,14 +89,14 @@ class SDANet(Segmenter):
         self.refinement = BalancedRefinement(width, ndim) if refinement == "non_local" else None
         self.head = SemanticHead(width, levels, head_width, num_classes, ndim)
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def _encode(self, image: Tensor, encoder: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """``(B, in_channels, H, W)`` -> the maps of the pyramid, attended to, ``(B, width, H_i, W_i)``, finest first.
 
         Raises:
             ModelError: the image is a single position at the coarsest level.
         """
         refuse_single_position(image, self.encoder.strides[-1])
-        maps = self.pyramid(self.encoder(image))
+        maps = self.pyramid(encoder(image))
         for part in (self.dense, self.refinement):
             if part is not None:
                 maps = part(maps)

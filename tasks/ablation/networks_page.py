@@ -8,22 +8,18 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from datamodules.atomic import atomic_path, write_text
 from tasks.ablation.cases import CaseScore, Interval, difference, interval
 from tasks.ablation.networks import PEERS, REFERENCE
 from tasks.ablation.page import said_overrides
 from tasks.ablation.results import Ablation, DatasetResult, EntryResult
+from tasks.ablation.sheet import ACCENT, INK, QUIET, label_rows, times_beside, write_sheet
 
-_INK, _ACCENT, _QUIET = "#333b47", "#0072b2", "#9aa3ad"
 HEAD = ["network", "parameters", "GFLOPs", "MiB", "ms", "Dice", "minus unet", "IoU", "HD95", "missed"]
 
 
 def write_page(ablation: Ablation, path: str | Path) -> None:
     """Write the page, and its chart beside it (same name, ``.png``)."""
-    path = Path(path)
-    with atomic_path(path.with_suffix(".png")) as temporary:
-        _chart(ablation, temporary)
-    write_text(path, render(ablation, path.with_suffix(".png").name))
+    write_sheet(path, lambda picture: render(ablation, picture), lambda file: _chart(ablation, file))
 
 
 def render(ablation: Ablation, picture: str) -> str:
@@ -173,29 +169,20 @@ def _chart(ablation: Ablation, path: Path) -> None:
     for axes, (name, dataset) in zip(all_axes, datasets, strict=False):
         for style, (baseline, cases) in zip(("--", ":"), dataset.baselines.items(), strict=False):
             axes.axvline(
-                interval([cases], "dice").mean, color=_QUIET, linewidth=1, linestyle=style, label=baseline
+                interval([cases], "dice").mean, color=QUIET, linewidth=1, linestyle=style, label=baseline
             )
         for row, label in enumerate(labels):
             if label not in dataset.entries:
                 continue
             found = interval(seeds_of(dataset.entries[label]), "dice")
-            colour = _INK if label in PEERS or label == REFERENCE else _ACCENT
+            colour = INK if label in PEERS or label == REFERENCE else ACCENT
             axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.2)
             axes.plot(found.mean, row, "o", color=colour, markersize=4.5)
-        axes.set_title(name, fontsize=9, color=_INK)
-        axes.set_xlabel("Dice, 95 %", fontsize=8, color=_INK)
-    times = all_axes[-1]
-    for row, label in enumerate(labels):
-        ratios = [d.entries[label].cost.latency for _, d in datasets if label in d.entries]
-        times.barh(row, sum(ratios) / len(ratios), height=0.6, color=_QUIET)
-    times.axvline(1, color=_INK, linewidth=0.8)
-    times.set_title(f"time / {REFERENCE}", fontsize=9, color=_INK)
-    all_axes[0].set_yticks(range(len(labels)), labels, fontsize=8, color=_INK)
-    all_axes[0].set_ylim(len(labels) - 0.5, -0.5)
-    for axes in all_axes:
-        axes.tick_params(colors=_INK, labelsize=8, length=2)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.grid(axis="x", color=_INK, alpha=0.12)
+        axes.set_title(name, fontsize=9, color=INK)
+        axes.set_xlabel("Dice, 95 %", fontsize=8, color=INK)
+    ratios = ([d.entries[label].cost.latency for _, d in datasets if label in d.entries] for label in labels)
+    times_beside(all_axes[-1], ratios, REFERENCE)
+    label_rows(all_axes, labels)
     # Outside the axes: inside, it would cover the rows of one dataset or another.
     handles, names = all_axes[0].get_legend_handles_labels()
     if handles:

@@ -8,21 +8,17 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from datamodules.atomic import atomic_path, write_text
 from tasks.ablation.entries import NONE
 from tasks.ablation.results import Ablation, DatasetResult, EntryResult
+from tasks.ablation.sheet import ACCENT, INK, QUIET, label_rows, times_beside, write_sheet
 from tasks.ablation.statistics import Comparison, compare
 
 LEVEL = 0.05
-_INK, _ACCENT, _QUIET = "#333b47", "#0072b2", "#9aa3ad"
 
 
 def write_page(ablation: Ablation, path: str | Path) -> None:
     """Write the page, and its chart beside it (same name, ``.png``)."""
-    path = Path(path)
-    with atomic_path(path.with_suffix(".png")) as temporary:
-        _chart(ablation, temporary)
-    write_text(path, render(ablation, path.with_suffix(".png").name))
+    write_sheet(path, lambda picture: render(ablation, picture), lambda file: _chart(ablation, file))
 
 
 def render(ablation: Ablation, picture: str) -> str:
@@ -163,28 +159,19 @@ def _chart(ablation: Ablation, path: Path) -> None:
             if label not in dataset.entries:
                 continue
             found = comparisons(dataset)[label]
-            colour = _ACCENT if found.p < LEVEL else _INK
+            colour = ACCENT if found.p < LEVEL else INK
             axes.plot([found.difference_low, found.difference_high], [row, row], color=colour, linewidth=1.2)
             axes.plot(found.difference, row, "o", color=colour, markersize=4.5)
         gaps = [c.difference for label, c in comparisons(dataset).items() if label != NONE]
         # Intervals over few seeds are wide; the points shall be seen apart.
         reach = max([0.01, *(1.6 * abs(gap) for gap in gaps)])
         axes.set_xlim(-reach, reach)
-        axes.axvline(0, color=_QUIET, linewidth=0.8)
-        axes.set_title(name, fontsize=9, color=_INK)
-        axes.set_xlabel("Dice minus none, 95 %", fontsize=8, color=_INK)
-    times = all_axes[-1]
-    for row, label in enumerate(labels):
-        ratios = [d.entries[label].cost.latency for _, d in datasets if label in d.entries]
-        times.barh(row, sum(ratios) / len(ratios), height=0.6, color=_QUIET)
-    times.axvline(1, color=_INK, linewidth=0.8)
-    times.set_title("time / none, mean", fontsize=9, color=_INK)
-    all_axes[0].set_yticks(range(len(labels)), labels, fontsize=8, color=_INK)
-    all_axes[0].set_ylim(len(labels) - 0.5, -0.5)
-    for axes in all_axes:
-        axes.tick_params(colors=_INK, labelsize=8, length=2)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.grid(axis="x", color=_INK, alpha=0.12)
+        axes.axvline(0, color=QUIET, linewidth=0.8)
+        axes.set_title(name, fontsize=9, color=INK)
+        axes.set_xlabel("Dice minus none, 95 %", fontsize=8, color=INK)
+    ratios = ([d.entries[label].cost.latency for _, d in datasets if label in d.entries] for label in labels)
+    times_beside(all_axes[-1], ratios, NONE, ", mean")
+    label_rows(all_axes, labels)
     FigureCanvasAgg(figure).print_png(str(path))
 
 

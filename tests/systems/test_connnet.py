@@ -52,6 +52,14 @@ class TestConnectivity:
             steps = directions(ndim)
             assert all(tuple(-s for s in step) == steps[-1 - k] for k, step in enumerate(steps))
 
+    @pytest.mark.parametrize(
+        ("given", "wanted"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+    )
+    def test_votes_are_counted_in_single_precision_at_least(
+        self, given: torch.dtype, wanted: torch.dtype
+    ) -> None:
+        assert log_votes(torch.zeros(1, 1, 8, 3, 3, dtype=given)).dtype == wanted
+
     @pytest.mark.parametrize("shape", [(5, 7), (3, 4, 5)])
     def test_targets_pixel_by_pixel(self, shape: tuple[int, ...]) -> None:
         mask = blobs(1, shape)

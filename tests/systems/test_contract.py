@@ -11,7 +11,7 @@ import torch
 
 from models import SYSTEMS
 from models.errors import ModelError
-from models.interfaces import Segmenter
+from models.interfaces import Encoder, Segmenter
 from models.presets import read_preset
 from tasks.export.errors import ExportError
 from tasks.export.onnx_file import to_onnx
@@ -119,6 +119,32 @@ class TestOutput:
         assert without[:, 0].std() > 1e-6
 
 
+class TestMissingChannels:
+    @every_system
+    def test_an_encoder_chosen_by_name_is_told(
+        self, key: str, ndim: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        network = make(key, ndim).eval()
+        encoder = getattr(network, "encoder", None)
+        if not isinstance(encoder, Encoder):
+            pytest.skip("its encoder is its own")
+        told = []
+
+        def forward_lacking(seen: torch.Tensor, present: torch.Tensor) -> list[torch.Tensor]:
+            told.append(present)
+            return encoder(seen)
+
+        monkeypatch.setattr(encoder, "forward_lacking", forward_lacking)
+        present = torch.tensor([[True] * CHANNELS, [False] + [True] * (CHANNELS - 1)])
+        x = image(even(key, ndim))
+        x[~present] = 0
+        with torch.no_grad():
+            found = network(x, present=present).logits
+            torch.testing.assert_close(found, network(x).logits)
+        assert len(told) == 1
+        assert torch.equal(told[0], present)
+
+
 class TestTraining:
     @every_system
     def test_batch_of_one_and_what_is_said_in_training(self, key: str, ndim: int) -> None:
@@ -210,6 +236,17 @@ class TestIdentity:
         for ndim in {1, 2, 3, 4} - SYSTEMS[key].ndims:
             with pytest.raises(ValueError, match=r"[Dd]"):
                 make(key, ndim)
+
+    @every_key
+    def test_no_channel_and_no_class_to_draw_are_refused(self, key: str) -> None:
+        ndim = min(SYSTEMS[key].ndims)
+        for nothing in ("in_channels", "num_classes"):
+            with pytest.raises(ModelError, match=rf"{nothing}.* 0"):
+                make(key, ndim, **{nothing: 0})
+        if has_argument(key, "background"):
+            with pytest.raises(ModelError, match="with one class set background: false"):
+                make(key, ndim, num_classes=1)
+            assert make(key, ndim, num_classes=1, background=False).num_classes == 1
 
     @every_key
     def test_class_is_a_documented_segmenter(self, key: str) -> None:

@@ -15,7 +15,7 @@ from models.systems.herseg import HerSeg
 from models.systems.parts.drop_path import DropPath
 from models.systems.parts.light_mask_decoder import LightMaskDecoder
 from models.systems.parts.linear_vit import LinearViT
-from tasks.losses import DiceFocal, against_rest
+from tasks.losses import DiceFocal
 from tests.systems.by_formula import Weights, batch_normed, convolved, weights_of
 
 pytest.importorskip("segment_anything")
@@ -295,11 +295,6 @@ def test_loss_of_one_map_is_the_published_formula(per_position: bool) -> None:
     two = torch.cat([torch.zeros_like(logits), logits], 1)
     assert loss(two, mask).item() == pytest.approx(wanted, rel=1e-5)
     assert loss(logits, mask[:, None]).item() == pytest.approx(wanted, rel=1e-5)
-
-
-def test_classes_against_the_rest_have_their_softmax_probabilities() -> None:
-    logits = torch.randn(2, 4, 3, 3)
-    torch.testing.assert_close(against_rest(logits).sigmoid(), logits.softmax(1))
 
 
 @pytest.mark.parametrize("per_position", [False, True])

@@ -278,3 +278,11 @@ def test_terms_refuse_a_network_that_is_not_guided() -> None:
     for term in (GuidedTerm(), ReconstructionTerm()):
         with pytest.raises(ModelError, match="of the network, which gives nothing"):
             term(unguided, batch())
+
+
+def test_terms_of_halves_do_not_overflow() -> None:
+    far = torch.full((2, 1, 1, 4, 2, 2), 300.0, dtype=torch.float16)
+    far[1] = -300
+    extra = {"semantic_codes": far, "semantic_inputs": far[0], "semantic_reconstructions": far[1]}
+    for term in (GuidedTerm(), ReconstructionTerm()):
+        assert term(Output(torch.zeros(1), extra=extra), batch()).item() == 600**2

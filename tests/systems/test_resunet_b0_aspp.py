@@ -188,3 +188,8 @@ def test_slices_of_a_patient_stay_together_as_the_card_says(tmp_path, monkeypatc
     cases = read_layout(tmp_path / "kaggle_3m").cases
     assert sorted(case.group for case in cases) == ["TCGA_CS_1"] * 2 + ["TCGA_CS_2"] * 2
     assert all(case.mask is not None and case.mask.stem == f"{case.images[0].stem}_mask" for case in cases)
+
+
+def test_attention_without_a_name_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"attention: .* has no name"):
+        ResUNetB0ASPP(1, 2, attention={"reduction": 4})

@@ -168,17 +168,22 @@ def test_prompts_are_saved_and_asked_again(
     np.testing.assert_array_equal(other.mask, asked.mask)
 
 
-def test_corrections_of_a_volume_lie_in_the_plane_that_the_model_sees(
-    volume: Path, store: ModelStore, tmp_path: Path
-) -> None:
+def slice_by_slice(volume: Path, store: ModelStore, folder: Path) -> tuple[Prompting, int]:
+    """A session on a volume whose model sees planes, and the axis across them."""
     file = prompt_model_file(
-        tmp_path / "slices.safetensors", channels=("image",), patch=(32, 32, 1), orientation="RAS"
+        folder / "slices.safetensors", channels=("image",), patch=(32, 32, 1), orientation="RAS"
     )
     opened = open_named(volume, "scan.nii.gz")
     opened.image.channels = ("image",)
-    asked = Prompting(opened, prompt_store(store).get(file), tmp_path / "embeddings")
-    axis = asked.work.axis
-    assert axis is not None
+    asked = Prompting(opened, prompt_store(store).get(file), folder / "embeddings")
+    assert asked.work.axis is not None
+    return asked, asked.work.axis
+
+
+def test_corrections_of_a_volume_lie_in_the_plane_that_the_model_sees(
+    volume: Path, store: ModelStore, tmp_path: Path
+) -> None:
+    asked, axis = slice_by_slice(volume, store, tmp_path)
     at = [10.0, 6.0, 8.0]
     planes = {0: "coronal", 1: "axial", 2: "sagittal"}
     asked.heard(event("brush", tuple(at), axis=axis, plane=planes[axis], radius=2.0))
@@ -199,15 +204,8 @@ def test_corrections_of_a_volume_lie_in_the_plane_that_the_model_sees(
 def test_an_object_is_followed_through_a_volume_and_one_undo_takes_it_back(
     volume: Path, store: ModelStore, tmp_path: Path
 ) -> None:
-    file = prompt_model_file(
-        tmp_path / "slices.safetensors", channels=("image",), patch=(32, 32, 1), orientation="RAS"
-    )
-    opened = open_named(volume, "scan.nii.gz")
-    opened.image.channels = ("image",)
-    asked = Prompting(opened, prompt_store(store).get(file), tmp_path / "embeddings")
-    axis = asked.work.axis
-    assert axis is not None
-    assert asked.slices == opened.image.geometry.shape[axis]
+    asked, axis = slice_by_slice(volume, store, tmp_path)
+    assert asked.slices == asked.opened.image.geometry.shape[axis]
     asked.follow(2)
     assert "nothing to follow" in asked.problem
     assert not asked.told

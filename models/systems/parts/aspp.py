@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.attention.block import global_mean, over_space
 from models.attention.mechanics.norms import PooledBatchNorm
 from models.errors import ModelError
-from models.layers import activation, conv, norm
+from models.layers import ConvBlock, activation
 
 
 class ASPP(nn.Module):
@@ -38,7 +38,7 @@ class ASPP(nn.Module):
         activation_name: relu, leaky_relu, gelu or silu.
 
     Raises:
-        ValueError: a rate below 1.
+        ModelError: a rate below 1.
     """
 
     def __init__(
@@ -56,29 +56,23 @@ class ASPP(nn.Module):
         if any(rate < 1 for rate in rates):
             raise ModelError(f"ASPP rates are {list(rates)}; each wants to be at least 1")
         width = width or out_channels
-        bias = norm_name == "none"
 
         def branch(kernel: int, dilation: int) -> nn.Sequential:
-            return nn.Sequential(
-                conv(ndim, in_channels, width, kernel, bias=bias, dilation=dilation),
-                norm(norm_name, ndim, width),
-                activation(activation_name),
+            return ConvBlock(
+                *(ndim, in_channels, width, kernel, 1, norm_name, activation_name), dilation=dilation
             )
 
         self.branches = nn.ModuleList([branch(1, 1), *(branch(3, rate) for rate in rates)])
         self.pooled: nn.Module | None = None
         if pooling:
             self.pooled = nn.Sequential(
-                nn.Linear(in_channels, width, bias=bias),
+                nn.Linear(in_channels, width, bias=norm_name == "none"),
                 # The mean of a batch of one is a single value per channel.
-                nn.Identity() if bias else PooledBatchNorm(width),
+                nn.Identity() if norm_name == "none" else PooledBatchNorm(width),
                 activation(activation_name),
             )
-        self.project = nn.Sequential(
-            conv(ndim, width * (len(self.branches) + pooling), out_channels, 1, bias=bias),
-            norm(norm_name, ndim, out_channels),
-            activation(activation_name),
-        )
+        joined = width * (len(self.branches) + pooling)
+        self.project = ConvBlock(ndim, joined, out_channels, 1, 1, norm_name, activation_name)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, *S) -> (B, D, *S)``."""

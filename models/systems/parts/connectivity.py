@@ -39,7 +39,7 @@ def connectivity(mask: Tensor, ndim: int, outside: float = 0.0) -> Tensor:
 
 
 def log_votes(logits: Tensor) -> Tensor:
-    """Bilateral votes: the probability that both sides give a connection, as a logarithm.
+    """Bilateral votes: the probability that both sides give a connection, as a logarithm, in single precision at least.
 
     Args:
         logits: of connectivity, ``(B, K, N, *S)``.
@@ -47,7 +47,7 @@ def log_votes(logits: Tensor) -> Tensor:
     Returns:
         ``(B, K, N, *S)``: what a position says of a neighbour plus what that neighbour says of it.
     """
-    said = F.logsigmoid(logits.float())
+    said = F.logsigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
     steps = directions(logits.ndim - 3)
     answered = [shifted(said[:, :, -1 - k], step, _NEVER) for k, step in enumerate(steps)]
     return said + torch.stack(answered, dim=2)

@@ -74,7 +74,7 @@ def weighted_guided_filter(
         ``(B, C, *T)``, of the dtype of ``fine_guide``.
 
     Raises:
-        ValueError: an unknown normaliser.
+        ModelError: an unknown normaliser.
     """
     if normaliser not in NORMALISERS:
         raise ModelError(f"normaliser {normaliser!r} is not known; choose from {', '.join(NORMALISERS)}")
