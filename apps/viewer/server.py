@@ -36,6 +36,8 @@ def settings(
         "client.showErrorDetails": "none",
         "client.toolbarMode": "minimal",
         "global.developmentMode": False,
+        # Streamlit would hash and keep every message with slices or tiles; none is ever sent twice.
+        "global.minCachedMessageSize": 1e12,
         "logger.hideWelcomeMessage": True,
         "runner.fastReruns": True,
         # Each slice and tile is a run: to look through all objects after every one stalls the wheel. Python still does,

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apps.viewer.exchange import Settings
 from apps.viewer.render.maps import MapPicture, legend_rows, open_scene
 from apps.viewer.render.maps_bands import composites, first
 from apps.viewer.render.maps_place import place_of
 from apps.viewer.render.maps_pyramid import Pyramid
 from apps.viewer.render.recent import Recent
-from apps.viewer.render.slabs import Slab
+from apps.viewer.render.slabs import Slab, unpack
 from datamodules.area import area_by_class, area_of_file
 from datamodules.classes import Classes
 from datamodules.geometry import Geometry
@@ -155,3 +156,45 @@ def test_a_tile_is_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     (first,) = picture.tiles([key])
     monkeypatch.setattr(scene.pyramid, "tile", None)  # asked again it would fail
     assert picture.tiles([key]) == [first]
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels"),
+    [((2500, 2600), {2, 4}), ((200, 150), {0}), ((700, 5200), {3, 5})],
+    ids=["square", "small", "wide"],
+)
+def test_the_first_tiles_are_those_of_the_whole_scene(
+    tmp_path: Path, shape: tuple[int, int], levels: set[int]
+) -> None:
+    values = np.ones((3, *shape), np.uint8)
+    scene = open_scene(open_image(write(tmp_path / "a.tif", values)), tmp_path / "session")
+    picture = MapPicture(scene)
+    keys = picture.first(620)
+    assert {int(key.split(":")[3]) for key in keys} == levels
+    assert len(set(keys)) == len(keys) <= 30
+    found = {slab.key: slab for slab in picture.tiles(keys)}
+    assert set(found) == set(keys)  # none of them is beyond the scene
+    for level in levels:
+        images = [slab for key, slab in found.items() if key.startswith("image:")]
+        seen = sum(slab.values[0].size for slab in images if slab.step == 2**level)
+        assert seen == -(-shape[0] // 2**level) * -(-shape[1] // 2**level)
+    with_mask = MapPicture(scene, "m", np.zeros(shape, np.uint8), CLASSES)
+    assert {key.split(":")[0] for key in with_mask.first(620)} == {"image", "mask"}
+
+
+def test_the_first_message_brings_the_first_tiles(tmp_path: Path) -> None:
+    component = pytest.importorskip("apps.viewer.maps.component")
+    scene = open_scene(open_image(write(tmp_path / "a.tif", np.ones((1, 300, 300), np.uint8))), tmp_path)
+    picture = MapPicture(scene)
+    memory = component._Memory()
+    settings = Settings("look", 1, (), (), 620)
+    header, slabs = unpack(component._message(picture, "map", settings, memory))
+    assert header["levels"] == 2
+    assert set(slabs) == set(picture.first(620))
+    _, slabs = unpack(component._message(picture, "map", settings, memory))
+    assert not slabs  # the browser has them
+    one = picture.first(620)[0]
+    memory.wanted = [one]
+    assert set(unpack(component._message(picture, "map", settings, memory))[1]) == {one}
+    again = MapPicture(open_scene(open_image(tmp_path / "a.tif"), tmp_path))
+    assert set(unpack(component._message(again, "map", settings, memory))[1]) == set(again.first(620))

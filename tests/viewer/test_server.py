@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,20 @@ def test_streamlit_knows_every_setting() -> None:
     config = pytest.importorskip("streamlit").config
     known = config.get_config_options()
     assert set(server.settings(8501, "127.0.0.1", "", 5)) <= set(known)
+
+
+def test_what_is_imported_is_passed_over_by_garbage_collection() -> None:
+    pytest.importorskip("rasterio")
+    before = gc.get_freeze_count()
+    try:
+        server.warm_up()
+        assert gc.get_freeze_count() > before
+        assert {"rasterio", "pyproj"} <= set(sys.modules)
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+    # After each run of the page, Streamlit would look through everything.
+    assert server.settings(8501, "127.0.0.1", "", 5)["runner.postScriptGC"] is False
 
 
 def test_nobody_is_asked_for_the_address_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ _component = st.components.v2.component(
 @dataclass
 class _Memory(Exchange):
     wanted: list[str] = field(default_factory=list)
+    sent: str = ""  # version of the image whose first tiles were sent without being asked for
 
 
 def scene_map(
@@ -99,6 +100,10 @@ def _memory(key: str) -> _Memory:
 
 def _message(picture: MapPicture, key: str, settings: Settings, memory: _Memory) -> bytes:
     wanted, memory.wanted = memory.wanted, []
+    version = picture.versions["image"]
+    if memory.sent != version:
+        # With its description comes what is surely seen: the browser need not ask for it.
+        memory.sent, wanted = version, [*picture.first(settings.height), *wanted]
     header = picture.header() | settings.header(key, picture.classes)
     header |= {"answers": memory.answers, "told": memory.told}
     return pack(header, picture.tiles(wanted[:_MOST]))

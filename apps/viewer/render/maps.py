@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import re
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from datamodules.image import Image
 IMAGE, VALID, MASK = "image", "valid", "mask"
 # What stretches are made of, in percent.
 PERCENTILES = (0, 0.5, 1, 2, 5, 50, 95, 98, 99, 99.5, 100)
+# How much wider than high a map usually is.
+_WIDE = 1.3
 # No class: the value of masks that stands for nodata in the browser.
 NOTHING = 255
 _KEY = re.compile(r"(image|valid|mask):([0-9a-f]+):([\d-]*):(\d+):(\d+):(\d+)")
@@ -152,18 +155,42 @@ class MapPicture:
             DataError: the image or the mask is damaged.
         """
         found: dict[str, Slab] = self.scene.recent.of(keys)
+        matches = [match for key in keys if key not in found and (match := _KEY.fullmatch(key))]
         keep = gdal.KeepOpen()
-        keep.start()  # neighbours share blocks
+        keep.start()  # neighbours share blocks, in the order of the file above all
         try:
-            for key in keys:
-                if key not in found and (match := _KEY.fullmatch(key)):
-                    for slab in self._tile(match[1], match[2], match[3], *map(int, match.groups()[3:])):
+            for match in sorted(matches, key=lambda m: [int(n) for n in m.group(4, 5, 6)]):
+                if match[0] not in found:
+                    for slab in self._tile(match[1], match[2], match[3], *map(int, match.group(4, 5, 6))):
                         found.setdefault(slab.key, slab)
         finally:
             keep.stop()
         self.scene.recent.keep(found.values())
         wanted = set(keys)
         return [slab for slab in found.values() if slab.key in wanted]
+
+    def first(self, high: int) -> list[str]:
+        """Keys of what a browser shows first, where all of the scene is seen ``high`` pixels high and wide enough.
+
+        It asks for what else it wants.
+        """
+        rows, columns = self.pyramid.shape
+        down, across = self.pyramid.image.geometry.spacing
+        scale = min(high * across / (rows * down), high * _WIDE / columns)
+        last = self.pyramid.levels - 1
+        fitting = min(max(math.floor(0.5 - math.log2(scale)), 0), last)
+        bands = "-".join(str(band) for band in sorted(set(self.header()["bands"])))
+        found = []
+        for level in sorted({fitting, last}):
+            side = TILE * 2**level
+            for row in range(-(-rows // side)):
+                for column in range(-(-columns // side)):
+                    found += [
+                        f"{layer}:{self.versions[MASK if layer == MASK else IMAGE]}:"
+                        f"{'' if layer == MASK else bands}:{level}:{row}:{column}"
+                        for layer in self.header()["layers"]
+                    ]
+        return found
 
     def _tile(self, layer: str, version: str, bands: str, level: int, row: int, column: int) -> list[Slab]:
         known = self.versions[MASK if layer == MASK else IMAGE]

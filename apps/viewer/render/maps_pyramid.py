@@ -6,12 +6,12 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from apps.viewer.render.reading import in_threads
 from datamodules.image import Image, Stack
 
 TILE = 256
@@ -19,7 +19,7 @@ TILE = 256
 _SIDE = 1024
 # Bytes of what is made on disk.
 _ROOM = 2**27
-_STRIPE = 512
+_STRIPE = 256
 
 
 class Pyramid:
@@ -98,7 +98,8 @@ class Pyramid:
         small = (-(-rows // step), -(-columns // step))
         made = _file(folder, (count, *small), image.dtype)
         known = _file(folder, small, np.dtype(np.uint8))
-        parts = [slice(r, min(rows, r + _STRIPE)) for r in range(0, rows, _STRIPE)]
+        stripe = max(_STRIPE, step)
+        parts = [slice(r, min(rows, r + stripe)) for r in range(0, rows, stripe)]
 
         def work(part: slice) -> None:
             # Whole steps, so that no pixel is shifted; GDAL takes what is missing at the edges as it is.
@@ -107,10 +108,7 @@ class Pyramid:
             values, there = image.read_overview(window, (at.stop - at.start, small[1]))
             made[:, at], known[at] = values, there
 
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            for number, _ in enumerate(pool.map(work, parts)):
-                if progress is not None:
-                    progress((number + 1) / len(parts))
+        in_threads(work, parts, progress)
         self._step, self._made, self._known = step, made, known
 
 

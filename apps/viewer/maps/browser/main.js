@@ -2,7 +2,7 @@
 
 const AT_ONCE = 24; // tiles per request: what is seen comes from the middle outwards
 const AHEAD = 8; // tiles per request of what may be seen next
-const REST = 250; // ms without a move before that is asked for: nothing that is seen waits for it
+const REST = 120; // ms without a move before that is asked for
 const PATIENCE = 4000; // ms until a request counts as lost
 const pages = new Map(); // key of the component -> Ui; stays when Streamlit mounts it anew
 
@@ -16,6 +16,7 @@ class Ui {
     this.untold = [];
     this.serial = 0;
     this.asked = null;
+    this.unpacking = 0;
     this.moved = 0;
   }
 
@@ -37,9 +38,10 @@ class Ui {
     if (JSON.stringify(before?.legend) !== JSON.stringify(header.legend)) fillLegend(this);
     if (before?.versions.image !== header.versions.image) fillAbout(this);
     updateControls(this);
+    this.unpacking++;
     Promise.all(header.slabs.map(async (place, i) => {
       if (!this.kept.has(place.key)) this.kept.put(place.key, await unpackSlab(place, blobs[i]));
-    })).then(() => {
+    })).finally(() => this.unpacking--).then(() => {
       // A run that was broken off answers without tiles: they are asked for again.
       if (this.asked && header.answers >= this.asked.serial) this.asked = null;
       this.redraw();
@@ -75,17 +77,21 @@ class Ui {
 
   ask() {
     clearTimeout(this.later);
-    if (this.asked && performance.now() - this.asked.at < PATIENCE) {
-      this.later = setTimeout(() => this.ask(), PATIENCE);
-      return;
-    }
+    if (this.unpacking) return; // what is lacking may be among it; then this is called again
     const level = levelOf(this);
     const lacking = (tiles) => tiles.filter((tile) => this.keys(tile).some((key) => !this.kept.has(key)));
     const top = { level: this.head.levels - 1, row: 0, column: 0 };
     let wanted = lacking(seen(this, level)).slice(0, AT_ONCE);
     // The whole scene at once, coarse, so that nothing stays blank.
     if (lacking([top]).length) wanted = [top, ...wanted];
-    if (!wanted.length) {
+    const waits = this.asked && performance.now() - this.asked.at < PATIENCE;
+    // What is seen does not wait for what may be seen next.
+    if (waits && !(this.asked.ahead && wanted.length)) {
+      this.later = setTimeout(() => this.ask(), PATIENCE);
+      return;
+    }
+    const ahead = !wanted.length;
+    if (ahead) {
       const rested = performance.now() - this.moved;
       if (rested < REST) {
         this.later = setTimeout(() => this.ask(), REST - rested + 1);
@@ -95,16 +101,16 @@ class Ui {
     }
     const tiles = wanted.flatMap((tile) => this.keys(tile)).filter((key) => !this.kept.has(key));
     if (!tiles.length) return;
-    this.asked = { serial: this.next(), at: performance.now() };
+    this.asked = { serial: this.next(), at: performance.now(), ahead };
     this.send("want", { serial: this.asked.serial, tiles });
     this.later = setTimeout(() => this.ask(), PATIENCE);
   }
 
-  // What one turn of the wheel or a short drag shows: coarser, finer at the middle, and around.
+  // What one turn of the wheel or a short drag shows: coarser, finer where the mouse is (else at the middle), and around.
   ahead() {
     const level = levelOf(this);
     const coarser = level + 1 < this.head.levels ? seen(this, level + 1) : [];
-    const finer = level > 0 ? seen(this, level - 1).slice(0, AT_ONCE) : [];
+    const finer = level > 0 ? seen(this, level - 1, 0, this.over && toImage(this, this.over.x, this.over.y)).slice(0, AT_ONCE) : [];
     return [...coarser, ...finer, ...seen(this, level, 1)];
   }
 

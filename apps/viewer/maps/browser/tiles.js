@@ -9,18 +9,19 @@ function tileKeys(head, bands, level, row, column, layers) {
   });
 }
 
-// Those that the window shows, from its middle outwards; `more` tiles beyond each edge.
-function seen(ui, level, more = 0) {
+// Those that the window shows, from a place outwards (its middle, when not given); `more` tiles beyond each edge.
+function seen(ui, level, more = 0, from = null) {
   const { head, wide, high } = ui;
   const side = head.tile * 2 ** level;
   const [low, top] = [toImage(ui, 0, 0), toImage(ui, wide, high)];
   const last = head.shape.map((n) => Math.ceil(n / side) - 1);
-  const range = (from, to, most) => [Math.max(0, Math.floor(from / side) - more), Math.min(most, Math.floor(to / side) + more)];
+  const range = (begin, end, most) => [Math.max(0, Math.floor(begin / side) - more), Math.min(most, Math.floor(end / side) + more)];
   const [r0, r1] = range(low.row, top.row, last[0]);
   const [c0, c1] = range(low.column, top.column, last[1]);
   const found = [];
   for (let row = r0; row <= r1; row++) for (let column = c0; column <= c1; column++) found.push({ level, row, column });
-  const [mx, my] = [ui.view.x / side - 0.5, ui.view.y / side - 0.5];
+  const { column: x, row: y } = from || { column: ui.view.x, row: ui.view.y };
+  const [mx, my] = [x / side - 0.5, y / side - 0.5];
   return found.sort((a, b) => (a.column - mx) ** 2 + (a.row - my) ** 2 - (b.column - mx) ** 2 - (b.row - my) ** 2);
 }
 
@@ -49,6 +50,25 @@ function curveOf(gamma) {
   return Uint8ClampedArray.from({ length: 1025 }, (_, i) => Math.round(255 * (i / 1024) ** (1 / gamma)));
 }
 
+// Whole numbers of up to 16 bits -> brightness: each value is worked out once, not at every pixel.
+const TABLES = new Map();
+
+function tableOf(low, high, gamma, curve, first) {
+  const key = `${low}|${high}|${gamma}|${first}`;
+  let found = TABLES.get(key);
+  if (!found) {
+    const factor = 1024 / (high - low);
+    found = Uint8ClampedArray.from({ length: 65536 }, (_, i) => brightness((i + first - low) * factor, curve));
+    TABLES.set(key, found);
+    if (TABLES.size > 12) TABLES.delete(TABLES.keys().next().value);
+  }
+  return found;
+}
+
+function brightness(share, curve) {
+  return share >= 1024 ? 255 : share > 0 ? curve[Math.round(share)] : 0;
+}
+
 function paintTile(head, view, order, image, valid) {
   const canvas = canvasOf(image);
   const context = canvas.getContext("2d");
@@ -58,10 +78,14 @@ function paintTile(head, view, order, image, valid) {
   const curve = curveOf(view.gamma);
   limitsOf(head, view).forEach(([low, high], k) => {
     const from = order.indexOf(view.bands[k]) * whole;
-    const factor = 1024 / (high - low);
-    for (let i = 0, at = k; i < whole; i++, at += 4) {
-      const share = (image.values[from + i] - low) * factor;
-      out[at] = share >= 1024 ? 255 : share > 0 ? curve[Math.round(share)] : 0;
+    const { values } = image;
+    if (values instanceof Float32Array) {
+      const factor = 1024 / (high - low);
+      for (let i = 0, at = k; i < whole; i++, at += 4) out[at] = brightness((values[from + i] - low) * factor, curve);
+    } else {
+      const first = values instanceof Int16Array ? -32768 : 0;
+      const table = tableOf(low, high, view.gamma, curve, first);
+      for (let i = 0, at = k; i < whole; i++, at += 4) out[at] = table[values[from + i] - first];
     }
   });
   for (let i = 0, at = 3; i < whole; i++, at += 4) {
