@@ -253,7 +253,11 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         super().__init__(
             conv(
-                *(ndim, in_channels, out_channels, kernel, stride),
+                ndim,
+                in_channels,
+                out_channels,
+                kernel,
+                stride,
                 bias=norm_name == "none",
                 dilation=dilation,
             ),
@@ -277,7 +281,11 @@ class ConvBlock(nn.Sequential):
     ) -> None:
         super().__init__(
             conv(
-                *(ndim, in_channels, out_channels, kernel, stride),
+                ndim,
+                in_channels,
+                out_channels,
+                kernel,
+                stride,
                 bias=norm_name == "none",
                 dilation=dilation,
             ),
