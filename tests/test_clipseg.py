@@ -49,6 +49,15 @@ def official() -> Any:
     return awake(make_network("tiny"))
 
 
+def test_the_published_size_has_the_published_tensors() -> None:
+    """CIDAS/clipseg-rd64-refined: 150,747,746 parameters (its file of float32 has 575.1 MiB), positions of 224 / 16."""
+    with torch.device("meta"):
+        network = make_network("rd64_refined")
+    assert sum(parameter.numel() for parameter in network.parameters()) == 150_747_746
+    assert network.clip.vision_model.embeddings.position_embedding.weight.shape == (1 + 14 * 14, 768)
+    assert network.decoder.reduces[0].out_features == 64
+
+
 def assert_near(found: Tensor, wanted: Tensor) -> None:
     """With weights at random logits are of any size."""
     assert (found - wanted).abs().max() < 1e-4 * wanted.std(), ((found - wanted).abs().max(), wanted.std())

@@ -8,9 +8,10 @@ from models.errors import ModelError
 
 # What transformers calls vision_config, text_config, and the rest. rd64_refined is CIDAS/clipseg-rd64-refined (Lueddecke
 # and Ecker 2022, arXiv 2112.10003); tiny is ours, for tests and CPUs.
+# The published one keeps the positions of CLIP's images of 224; those of 352, which it was trained on, are interpolated.
 SIZES: dict[str, dict[str, Any]] = {
     "rd64_refined": {
-        "vision_config": {"image_size": 352, "patch_size": 16},
+        "vision_config": {"image_size": 224, "patch_size": 16},
         "text_config": {},
         "extract_layers": [3, 6, 9],
         "use_complex_transposed_convolution": True,
