@@ -27,6 +27,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 # Wheel notches: in, further in, and out again; a pause between two, as a person looks.
 _ZOOMS = (-1,) * 8 + (1,) * 8
 _DETAIL = 0.05
+# A turn of the wheel that takes longer, in ms, is noticed.
+_STALL = 300
 
 
 def scene(folder: Path, side: int, stored: str) -> Path:
@@ -103,6 +105,7 @@ def measure(folder: Path, stored: str, still: str, screen: str, turns: tuple[int
             "open_server_cpu_s": round(opened_cpu, 2),
             "wheel_median_ms": round(statistics.median(took)),
             "wheel_largest_ms": round(max(took)),
+            "wheel_over_300_ms": sum(ms > _STALL for ms in took),
             "server_mib_more": round((found.memory() - before) / 2**20),
             "load": round(os.getloadavg()[0], 1),
         }

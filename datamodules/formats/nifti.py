@@ -59,8 +59,10 @@ class NiftiImage(Image):
     def __init__(self, path: Path, unpack: Path | None = None) -> None:
         self.path = path
         unpacked = None
-        if content_type(path) == "gzip":
-            unpacked = _verify_gzip(path) if unpack is None else _unpack(path, unpack)
+        if content_type(path) == "gzip" and unpack is not None:
+            unpacked = _unpack(path, unpack)
+        elif content_type(path) == "gzip":
+            _verify_gzip(path)
         try:
             file = nib.load(path)
         except _DAMAGE as error:
