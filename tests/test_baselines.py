@@ -187,11 +187,13 @@ def test_runs_beside_baselines_case_by_case(tmp_path: Path) -> None:
     # Fitted without the fold that is tested, and measured on it.
     alone = measure("folder_2d", str(root), [*settings, "--data.division.splits", str(runs[0] / SPLITS_FILE)])
     assert all(found["constant"][key] == case for key, case in alone["constant"].items())
-    run, constant, _, above, _ = (float(line.split("(")[0].split()[-1]) for line in lines("folder_2d", found))
+    trained, constant, _, above, _ = (
+        float(line.split("(")[0].split()[-1]) for line in lines("folder_2d", found)
+    )
     own = np.array([case.dice[0] for case in found["run"].values()], dtype=float)
     other = np.array([[np.nan if d is None else d for d in c.dice] for c in found["constant"].values()])
-    assert run == pytest.approx(own.mean(), abs=1e-4)
+    assert trained == pytest.approx(own.mean(), abs=1e-4)
     assert constant == pytest.approx(np.nanmean(np.nanmean(other, axis=0)), abs=1e-4)
-    assert above == pytest.approx(run - constant, abs=2e-4)
+    assert above == pytest.approx(trained - constant, abs=2e-4)
     with pytest.raises(SystemExit, match="was measured by a run before it"):
         measure_beside("folder_2d", str(root), settings, [runs[0], runs[0]])
