@@ -176,7 +176,10 @@ class Blocks:
         sums, total = self._parts(block)
         inside = tuple(slice(0, w.stop - w.start) for w in window)
         here: tuple[Any, ...] = (slice(None), *inside)
-        weight = total[inside].clamp_min(torch.finfo(total.dtype).tiny)
+        weight = total[inside]
+        # Without skipped windows there is a weight everywhere but beyond a region, whose positions nobody asks for.
+        if self._skipped:
+            weight = weight.clamp_min(torch.finfo(weight.dtype).tiny)
         means = torch.div(sums[here], weight, out=self._means[here])
         if self._skipped and self._unseen is not None:
             means[:, total[inside] == 0] = self._unseen[:, None]

@@ -202,8 +202,10 @@ class Classes(Sequence[Class]):
         return lookup[inverse].reshape(mask.shape[1:])
 
     def to_value(self, index: np.ndarray) -> np.ndarray:
-        """Indices 0..K-1 -> the values that mask files hold."""
+        """Indices 0..K-1 -> the values that mask files hold; the array itself where they are the same."""
         values = np.array([c.value for c in self._classes])
+        if index.dtype == np.uint8 and np.array_equal(values, np.arange(len(values))):
+            return index  # as most files have it: nothing to look up, window after window
         return values.astype(np.uint8 if values.max() <= 255 else np.uint16)[index]
 
     def palette(self) -> list[int]:

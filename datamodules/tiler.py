@@ -287,7 +287,13 @@ class Tiler:
         return batch, self._read(image, batch) if seen else None
 
     def _read(self, image: Any, batch: Sequence[tuple[int, ...]]) -> Tensor:
-        return torch.from_numpy(np.stack([self.patch.cut_image(image, start) for start in batch]))
+        first = self.patch.cut_image(image, batch[0])
+        # Channels last, as networks want it on a CPU: windows are copied here anyway, beside the network's own work.
+        windows = np.empty((len(batch), *first.shape[1:], len(first)), first.dtype)
+        for number, start in enumerate(batch):
+            cut = self.patch.cut_image(image, start) if number else first
+            windows[number] = np.moveaxis(cut, 0, -1)
+        return torch.from_numpy(windows).movedim(-1, 1)
 
     def _place(self, start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
         """The window's part inside the image."""
