@@ -260,7 +260,7 @@ def test_first_class_has_no_map() -> None:
         ({"width": 20}, "multiple of 8"),
         ({"pooling": [4]}, "odd pooling"),
         ({"drop_path": 1.0}, "less than 1"),
-        ({"num_classes": 1}, "at least 1"),
+        ({"num_classes": 1}, "set background: false"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:
