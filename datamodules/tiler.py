@@ -209,6 +209,8 @@ class Tiler:
                         continue
                     scores = None if results is None else results[number].reshape(-1, *self.patch.size)
                     yield from _within(blocks.add(start, scores, weights), wanted)
+                # Let go of before the function makes the next ones: with many classes they are large.
+                results = scores = None
                 done += len(batch)
                 if progress is not None:
                     progress(done / count)
