@@ -37,7 +37,7 @@ class Blocks:
     Args:
         shape: the image's extent per axis.
         channels: K, maps to add up.
-        size: the windows' extent per axis.
+        weights: how much each position of a window counts, ``(*size)``: the windows' extent, too.
         starts: where windows begin, per axis; each combination is added once, or declared to be skipped.
         memory: bytes that incomplete blocks may take; what is used least recently goes to a temporary file.
         unseen: K scores of positions that lie in skipped windows only; 0 when not given.
@@ -47,15 +47,16 @@ class Blocks:
         self,
         shape: Sequence[int],
         channels: int,
-        size: Sequence[int],
+        weights: Tensor,
         starts: Sequence[Sequence[int]],
         memory: int,
         unseen: Sequence[float] | None = None,
     ) -> None:
         self.shape = tuple(shape)
         self.channels = channels
-        self.size = tuple(size)
-        self.side = block_side(shape, size, channels)
+        self.weights = weights
+        self.size = tuple(weights.shape)
+        self.side = block_side(shape, self.size, channels)
         # How many windows lie over each block, along each axis.
         self._over = [
             [sum(s < min(b + side, n) and s + p > b for s in begin) for b in range(0, n, side)]
@@ -67,20 +68,19 @@ class Blocks:
         self._room = max(1, memory // self._scratch.bytes)
         self._spare: list[Tensor] = []
         self._means = torch.empty(channels, *self.side)
-        self._channels_last: bool | None = None
-        self._weights = torch.empty(0)
+        self._channels_last = False
+        self._laid: Tensor | None = None
         self._unseen = None if unseen is None else torch.tensor(unseen)
         self._skipped = False
 
     def add(
-        self, start: Sequence[int], scores: Tensor | None, weights: Tensor
+        self, start: Sequence[int], scores: Tensor | None
     ) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
         """Add the window at ``start``, and give out the blocks that are complete with it.
 
         Args:
             start: of the window; it may lie outside of the image.
             scores: ``(K, *size)``; None where the window is skipped.
-            weights: ``(*size)``, the same for all windows.
 
         Yields:
             The block's place in the image, and the weighted means ``(K, *block)`` float32: ``unseen`` where
@@ -97,7 +97,7 @@ class Blocks:
             if scores is None:
                 self._skipped = True
             else:
-                self._accumulate(index, start, low, high, scores, weights)
+                self._accumulate(index, start, low, high, scores)
             if left > 1:
                 self._left[index] = left - 1
             else:
@@ -114,7 +114,6 @@ class Blocks:
         low: list[int],
         high: list[int],
         scores: Tensor,
-        weights: Tensor,
     ) -> None:
         origin = [i * side for i, side in zip(index, self.side, strict=True)]
         begin = [max(a, o) for a, o in zip(low, origin, strict=True)]
@@ -123,27 +122,26 @@ class Blocks:
         part = tuple(slice(a - s, b - s) for a, b, s in zip(begin, end, start, strict=True))
         here: tuple[Any, ...] = (slice(None), *inside)
         there: tuple[Any, ...] = (slice(None), *part)
-        laid = self._laid(weights, scores)
+        weights = self._as_laid(scores)[there]
         block, fresh = self._block(index)
         sums, total = self._parts(block)
         if fresh and all(b - a == side for a, b, side in zip(begin, end, self.side, strict=True)):
-            torch.mul(scores[there], laid[there], out=sums)
-            total.copy_(weights[part])
+            torch.mul(scores[there], weights, out=sums)
+            total.copy_(self.weights[part])
             return
         if fresh:
             block.zero_()
-        sums[here].addcmul_(scores[there], laid[there])
-        total[inside].add_(weights[part])
+        sums[here].addcmul_(scores[there], weights)
+        total[inside].add_(self.weights[part])
 
-    def _laid(self, weights: Tensor, scores: Tensor) -> Tensor:
+    def _as_laid(self, scores: Tensor) -> Tensor:
         """The weights ``(K or 1, *size)``, laid as the first scores are, which also decides it for the sums."""
-        if self._channels_last is None:
+        if self._laid is None:
             self._channels_last = self.channels > 1 and scores.stride(0) == 1
-            self._weights = weights[None]
-            if self._channels_last:
-                # One weight for many neighbours in memory would make of one long pass many short ones.
-                self._weights = weights[..., None].repeat(*[1] * weights.ndim, self.channels).movedim(-1, 0)
-        return self._weights
+            # One weight for many neighbours in memory would make of one long pass many short ones.
+            copies = self.channels if self._channels_last else 1
+            self._laid = self.weights[..., None].repeat(*[1] * self.weights.ndim, copies).movedim(-1, 0)
+        return self._laid
 
     def _parts(self, block: Tensor) -> tuple[Tensor, Tensor]:
         """A block's sums ``(K, *side)``, laid as the scores are, and its sum of weights ``(*side)``."""

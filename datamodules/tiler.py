@@ -200,15 +200,15 @@ class Tiler:
         try:
             for batch, results in self._results(function, image, self._ordered(starts, shape), skip):
                 if results is not None and blocks is None:
-                    blocks = Blocks(shape, results.shape[1], self.patch.size, starts, memory, unseen)
+                    blocks = Blocks(shape, results.shape[1], weights, starts, memory, unseen)
                     for start in waiting:
-                        yield from _within(blocks.add(start, None, weights), wanted)
+                        yield from _within(blocks.add(start, None), wanted)
                 for number, start in enumerate(batch):
                     if blocks is None:
                         waiting.append(start)
                         continue
                     scores = None if results is None else results[number].reshape(-1, *self.patch.size)
-                    yield from _within(blocks.add(start, scores, weights), wanted)
+                    yield from _within(blocks.add(start, scores), wanted)
                 # Let go of before the function makes the next ones: with many classes they are large.
                 results = scores = None
                 done += len(batch)
@@ -216,9 +216,9 @@ class Tiler:
                     progress(done / count)
             if blocks is None:  # There was nothing to see anywhere.
                 patches = torch.zeros(1, *self._read(image, [waiting[0]]).shape[1:])
-                blocks = Blocks(shape, function(patches).shape[1], self.patch.size, starts, memory, unseen)
+                blocks = Blocks(shape, function(patches).shape[1], weights, starts, memory, unseen)
                 for start in waiting:
-                    yield from _within(blocks.add(start, None, weights), wanted)
+                    yield from _within(blocks.add(start, None), wanted)
         finally:
             if blocks is not None:
                 blocks.close()
@@ -289,12 +289,10 @@ class Tiler:
         return batch, self._read(image, batch) if seen else None
 
     def _read(self, image: Any, batch: Sequence[tuple[int, ...]]) -> Tensor:
-        first = self.patch.cut_image(image, batch[0])
+        cuts = [np.moveaxis(self.patch.cut_image(image, start), 0, -1) for start in batch]
         # Channels last, as networks want it on a CPU: windows are copied here anyway, beside the network's own work.
-        windows = np.empty((len(batch), *first.shape[1:], len(first)), first.dtype)
-        for number, start in enumerate(batch):
-            cut = self.patch.cut_image(image, start) if number else first
-            windows[number] = np.moveaxis(cut, 0, -1)
+        windows = np.empty((len(cuts), *cuts[0].shape), cuts[0].dtype)
+        np.stack(cuts, out=windows)
         return torch.from_numpy(windows).movedim(-1, 1)
 
     def _place(self, start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
