@@ -265,7 +265,7 @@ class ConvNorm(nn.Sequential):
         )
 
 
-class ConvBlock(nn.Sequential):
+class ConvBlock(ConvNorm):
     """convolution, normalisation, activation."""
 
     def __init__(
@@ -279,16 +279,5 @@ class ConvBlock(nn.Sequential):
         activation_name: str = "leaky_relu",
         dilation: int = 1,
     ) -> None:
-        super().__init__(
-            conv(
-                ndim,
-                in_channels,
-                out_channels,
-                kernel,
-                stride,
-                bias=norm_name == "none",
-                dilation=dilation,
-            ),
-            norm(norm_name, ndim, out_channels),
-            activation(activation_name),
-        )
+        super().__init__(ndim, in_channels, out_channels, kernel, stride, norm_name, dilation)
+        self.append(activation(activation_name))

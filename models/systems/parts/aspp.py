@@ -58,9 +58,7 @@ class ASPP(nn.Module):
         width = width or out_channels
 
         def branch(kernel: int, dilation: int) -> nn.Sequential:
-            return ConvBlock(
-                *(ndim, in_channels, width, kernel, 1, norm_name, activation_name), dilation=dilation
-            )
+            return ConvBlock(ndim, in_channels, width, kernel, 1, norm_name, activation_name, dilation)
 
         self.branches = nn.ModuleList([branch(1, 1), *(branch(3, rate) for rate in rates)])
         self.pooled: nn.Module | None = None
