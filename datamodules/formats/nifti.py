@@ -119,7 +119,7 @@ class NiftiImage(Image):
         data: Any = self._file.dataobj
         if self._unpacked is None or self._unpacked.dtype != self.dtype or (data.slope, data.inter) != (1, 0):
             return None
-        return np.moveaxis(self._unpacked.reshape(*self.geometry.shape, len(self.channels), order="F"), -1, 0)
+        return np.moveaxis(self._unpacked, -1, 0)
 
     def slabs(self, depth: int = 16) -> Iterator[tuple[int, slice, np.ndarray]]:
         """The whole image in the order of its file, each value once: a compressed file is unpacked only once.
@@ -135,11 +135,10 @@ class NiftiImage(Image):
         stored = self._file.header.get_data_dtype()
         x, y, z = self.geometry.shape
         if self._unpacked is not None:
-            whole = self._unpacked.reshape(x, y, z, len(self.channels), order="F")
             for channel in range(len(self.channels)):
                 for start in range(0, z, depth):
                     part = slice(start, min(start + depth, z))
-                    block = self._scaled(whole[:, :, part, channel])
+                    block = self._scaled(self._unpacked[:, :, part, channel])
                     yield channel, part, block.astype(self.dtype, copy=False)
             return
         try:
@@ -162,11 +161,10 @@ class NiftiImage(Image):
             ) from error
 
     def _block(self, window: Window) -> np.ndarray:
+        if self._unpacked is not None:
+            return self._scaled(self._unpacked[window])
         # A file of two axes has no third one to index.
-        index = window[: len(self._file.shape)]
-        if self._unpacked is None:
-            return np.asarray(self._file.dataobj[index])
-        return self._scaled(self._unpacked[index])
+        return np.asarray(self._file.dataobj[window[: len(self._file.shape)]])
 
     def _scaled(self, block: np.ndarray) -> np.ndarray:
         """As nibabel does it."""
@@ -174,11 +172,11 @@ class NiftiImage(Image):
         return np.asarray(apply_read_scaling(block, np.asanyarray(data.slope), np.asanyarray(data.inter)))
 
     def _map(self, unpacked: IO[bytes]) -> np.ndarray:
-        """The values as stored, in the axes of the file."""
+        """The values as stored, ``(*S, C)``."""
         data: Any = self._file.dataobj
         with unpacked:  # the mapping keeps the file after it is closed
             try:
-                return np.memmap(
+                mapped = np.memmap(
                     unpacked,
                     dtype=self._file.header.get_data_dtype(),
                     mode="r",
@@ -186,6 +184,7 @@ class NiftiImage(Image):
                     shape=self._file.shape,
                     order="F",
                 )
+                return mapped.reshape(*self.geometry.shape, len(self.channels), order="F")
             except ValueError as error:  # shorter than its header says
                 raise DataError(
                     f"{self.path}: data cannot be read ({_first_line(error)}); is it complete?"

@@ -34,6 +34,11 @@ NOTHING = 255
 _KEY = re.compile(r"(image|valid|mask):([0-9a-f]+):([\d-]*):(\d+):(\d+):(\d+)")
 
 
+def _key(layer: str, version: str, bands: str, level: int, row: int, column: int) -> str:
+    """What a tile is called here and in the browser; the mask's has no bands."""
+    return f"{layer}:{version}:{bands}:{level}:{row}:{column}"
+
+
 @dataclass(frozen=True)
 class AreaRow:
     """A class in the legend; sizes are None where none is known."""
@@ -179,16 +184,18 @@ class MapPicture:
         scale = min(high * across / (rows * down), high * _WIDE / columns)
         last = self.pyramid.levels - 1
         fitting = min(max(math.floor(0.5 - math.log2(scale)), 0), last)
-        bands = "-".join(str(band) for band in sorted(set(self.header()["bands"])))
+        header = self.header()
+        bands = "-".join(str(band) for band in sorted(set(header["bands"])))
         found = []
         for level in sorted({fitting, last}):
             side = TILE * 2**level
             for row in range(-(-rows // side)):
                 for column in range(-(-columns // side)):
                     found += [
-                        f"{layer}:{self.versions[MASK if layer == MASK else IMAGE]}:"
-                        f"{'' if layer == MASK else bands}:{level}:{row}:{column}"
-                        for layer in self.header()["layers"]
+                        _key(MASK, self.versions[MASK], "", level, row, column)
+                        if layer == MASK
+                        else _key(layer, self.versions[IMAGE], bands, level, row, column)
+                        for layer in header["layers"]
                     ]
         return found
 
@@ -201,15 +208,14 @@ class MapPicture:
             return []  # of what was here before
         if layer == MASK:
             values = self._labels(level, row, column)
-            return [Slab(f"{MASK}:{version}::{level}:{row}:{column}", values, step)]
+            return [Slab(_key(MASK, version, "", level, row, column), values, step)]
         chosen = [int(b) for b in bands.split("-")] if bands else [0]
         if len(chosen) > 3 or any(b >= len(self.pyramid.image.channels) for b in chosen):
             return []
         values, there = self.pyramid.tile(level, row, column, chosen)
-        where = f"{level}:{row}:{column}"
         return [
-            Slab(f"{IMAGE}:{version}:{bands}:{where}", portable(values), step),
-            Slab(f"{VALID}:{version}:{bands}:{where}", there[None].astype(np.uint8), step),
+            Slab(_key(IMAGE, version, bands, level, row, column), portable(values), step),
+            Slab(_key(VALID, version, bands, level, row, column), there[None].astype(np.uint8), step),
         ]
 
     def _labels(self, level: int, row: int, column: int) -> np.ndarray:
